@@ -43,7 +43,8 @@ async def flood(url: str, rate: float) -> None:
         except aiohttp.ClientError:
             errors += 1
 
-    began = shown = time.perf_counter()
+    print("0 0 0", flush=True)
+    began = reported_at = time.perf_counter()
     while True:
         now = time.perf_counter()
         while sent < (now - began) * rate:
@@ -51,9 +52,9 @@ async def flood(url: str, rate: float) -> None:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             sent += 1
-        if now - shown >= 1:
+        if now - reported_at >= 1:
             print(f"{sent} {answered} {errors}", flush=True)
-            shown = now
+            reported_at = now
         await asyncio.sleep(0.005)
 
 

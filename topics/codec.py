@@ -37,9 +37,14 @@ class Undecodable(ValueError):
 class NewerRecord(Exception):
     """A record has a version that only a newer Mailfold knows; its reader must stop, and the process be upgraded."""
 
+    place: LogPosition | None = None
+    """Where the record lies; None if it was not read from a topic."""
+
     def at(self, place: LogPosition) -> "NewerRecord":
         """Return the error with the place of the record."""
-        return NewerRecord(f"{place}: {self}")
+        error = NewerRecord(f"{place}: {self}")
+        error.place = place
+        return error
 
 
 class _Tagged(msgspec.Struct):

@@ -7,7 +7,10 @@ import typer
 from pipeline.cli.context import command_settings, run_with_kafka
 from pipeline.errors import Refused
 from pipeline.operations.kafka_rights import RightsHolder, acl_commands, rights_of
+from pipeline.operations.skipping import skip_record
 from pipeline.runtime import topic_admin
+from pipeline.runtime.bootstrap import wall_clock
+from topics.record import LogPosition
 
 app = typer.Typer(help="The topics on the cluster, compared with the registry.", no_args_is_help=True)
 
@@ -25,6 +28,24 @@ def check() -> None:
     """Compare partitions, retention and compaction with the registry; exit 1 on any difference."""
     run_with_kafka(topic_admin.check)
     typer.echo("all topics match the registry")
+
+
+@app.command()
+def skip(
+    topic: Annotated[str, typer.Argument(help="The topic, as the message of the stopped role names it.")],
+    partition: Annotated[int, typer.Argument(min=0)],
+    offset: Annotated[int, typer.Argument(min=0)],
+    *,
+    reason: Annotated[str, typer.Option(help="Why nobody will ever read it; shown by `mailfold dead list`.")],
+) -> None:
+    """Let all roles pass over one record of a version that none of them knows; it is kept as a dead letter.
+
+    Only for what no newer Mailfold wrote: where one runs, upgrade this role instead. A role that has ended at the
+    record passes over it when it is started again, a halted projection within 30 seconds.
+    """
+    place = LogPosition(topic=topic, partition=partition, offset=offset)
+    letter = run_with_kafka(lambda settings: skip_record(settings, place, reason, wall_clock))
+    typer.echo(f"{place} is skipped and kept as {letter}")
 
 
 @app.command()

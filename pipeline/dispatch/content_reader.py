@@ -20,7 +20,7 @@ from pipeline.runtime.batching_loader import BatchLoader
 from pipeline.runtime.kafka import discover_partitions, topic_partition
 from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.settings import Settings
-from topics.codec import Undecodable, decode
+from topics.codec import NewerRecord, Undecodable, decode
 from topics.contents import ContentChunk, MessageContent
 from topics.record import LogPosition
 from topics.registry import MAX_RECORD_BYTES, MESSAGE_CONTENTS
@@ -212,6 +212,9 @@ def _decode_chunk(pointer: ContentPointer, offset: int, raw: bytes | None) -> Co
         raise Unrecognised(f"{content_position(pointer)}: no record at offset {offset} (expired?)")
     try:
         chunk: ContentChunk = decode(MESSAGE_CONTENTS, raw)
+    except NewerRecord as error:
+        place = LogPosition(topic=MESSAGE_CONTENTS.name, partition=pointer.partition, offset=offset)
+        raise error.at(place) from None
     except Undecodable as error:
         raise Unrecognised(str(error)) from error
     return chunk

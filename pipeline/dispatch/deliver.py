@@ -33,6 +33,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER, FairThreads
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.suppressions.queries import SuppressionQueries
 from topics.acks import Acked, Dropped
 from topics.codec import NewerRecord, decode
@@ -82,6 +83,7 @@ class SendJobHandler:
         self._router = ProviderRouter(rt.pool, settings.smtp_timeout)
         self._acks = AckWriter(rt.log, rt.clock)
         self._handle_result = SendResultHandler(self._acks, settings.dispatch_schedule, rt.clock, rand)
+        self._skipped = SkippedRecords(settings)
         self._threads = FairThreads(MAX_WRITING_THREADS)
         self._pacer = LargeMessagePacer()
 
@@ -123,6 +125,9 @@ class SendJobHandler:
             content = await self._contents.get(pointer, attempt.request.recorded_at)
         except Unrecognised as error:
             return await self._acks.write_failure(attempt, "content", str(error), content_position(pointer))
+        except NewerRecord as error:
+            place = await self._skipped.require(error)
+            return await self._acks.write_failure(attempt, "content", "skipped by an operator", place)
         return await self._send(attempt, content)
 
     async def _send(self, attempt: SendAttempt, content: MessageContent) -> JobResult:

@@ -8,6 +8,7 @@ read to their end: a database that was restored or rebuilt must not send again w
 """
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ from pipeline.runtime.kafka import discover_partitions
 from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
+from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.runtime.tracing import Tracer, batch_attributes, contexts_of, email_ids_of
 from projections.sql import SqlQueries
 from topics.registry import PROVIDER_ACKS, SEND_REQUESTS
@@ -51,6 +53,7 @@ class JobIntake:
         self._progress = progress
         self._transaction_seconds = transaction_seconds
         self._positions = ReaderOffsets(rt, (SEND_REQUESTS, PROVIDER_ACKS), SQL)
+        self._skipped = SkippedRecords(rt.settings)
         self._paused: dict[TopicPartition, tuple[TopicPartition, int]] = {}
         """Paused partition of requests -> partition of its acks, and the offset up to which they must be read first."""
 
@@ -106,6 +109,9 @@ class JobIntake:
             await self._positions.advance(connection, {partition: position})
         self._positions.next_offsets[partition] = position
 
+    async def _parse(self, records: Sequence[Any]) -> IntakeRows:
+        return parse_records(self._positions.topics, records)
+
     def _requests(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> list[Any]:
         own = self._rt.settings.topic(SEND_REQUESTS.name)
         return [record for partition, records in batches.items() if partition.topic == own for record in records]
@@ -114,7 +120,7 @@ class JobIntake:
         for partition, records in batches.items():
             self._positions.require_following(partition, records[0].offset)
             self._progress.add_fetched(partition, records)
-        rows = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
+        rows = await self._skipped.pass_over(list(itertools.chain(*batches.values())), self._parse)
         if rows.broken:
             dead_letters = [self._positions.dead_letter_entry(record, error) for record, error in rows.broken]
             await append_until_confirmed(self._rt.log, dead_letters)

@@ -12,10 +12,9 @@ from pipeline.errors import NotFound
 from pipeline.jobs.store import SQL, notify_channel
 from pipeline.operations.originals import original_record
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all, discover_partitions, topic_partition
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.dead_letter_log import open_dead_letters
+from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import LogEntry
-from topics.codec import Undecodable, decode
 from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.dead_letters import DeadLetter
 from topics.ids import event_id
@@ -64,24 +63,10 @@ async def dead_jobs(rt: Runtime, limit: int) -> list[DeadJob]:
 
 async def recent_letters(rt: Runtime, limit: int, offset: int | None = None) -> list[DeadLetterEntry]:
     """Return the last dead letters on the topic, at most ``limit``, or the one at ``offset``."""
-    reader = create_consumer(rt.settings, fetch_max_wait_ms=50)
-    await reader.start()
-    try:
-        partition = topic_partition(DEAD_LETTERS.name, 0, rt.settings)
-        reader.assign(await discover_partitions(reader, partition.topic))
-        beginning = (await reader.beginning_offsets([partition]))[partition]
-        end = (await reader.end_offsets([partition]))[partition]
-        start = max(beginning, end - limit) if offset is None else offset
-        stop = end if offset is None else min(end, offset + 1)
-        reader.seek(partition, start)
-        entries: list[DeadLetterEntry] = []
-        while start < stop:
-            records = (await reader.getmany(partition, timeout_ms=1000)).get(partition, [])
-            entries += [entry for record in records if record.offset < stop and (entry := _entry_of(record))]
-            start = records[-1].offset + 1 if records else stop
-    finally:
-        await reader.stop()
-    return entries
+    async with open_dead_letters(rt.settings) as letters:
+        start = max(letters.beginning, letters.end - limit) if offset is None else offset
+        stop = letters.end if offset is None else min(letters.end, offset + 1)
+        return [DeadLetterEntry(place, letter) async for place, letter in letters.read(start, stop)]
 
 
 async def find_entry(rt: Runtime, entry_id: str) -> DeadJob | DeadLetterEntry:
@@ -175,14 +160,6 @@ def _split(entry_id: str) -> tuple[str, str, str]:
     except ValueError:
         pass
     raise NotFound(f"{entry_id} is no id of a dead letter; `mailfold dead list` shows them")
-
-
-def _entry_of(record: Any) -> DeadLetterEntry | None:
-    """Return the entry of a Kafka record; None if it cannot be decoded."""
-    try:
-        return DeadLetterEntry(record.offset, decode(DEAD_LETTERS, record.value))
-    except Undecodable:
-        return None
 
 
 async def _fetch(rt: Runtime, query: str, **values: Any) -> list[tuple[Any, ...]]:

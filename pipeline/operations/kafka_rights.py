@@ -62,9 +62,10 @@ class KafkaRight(msgspec.Struct, frozen=True, order=True):
 
 
 READ_TOPICS: Final[dict[RightsHolder, tuple[Topic, ...]]] = {
-    RightsHolder.WORKER: (*FACT_TOPICS, PROVIDER_WEBHOOKS, EMAIL_STATES),
-    RightsHolder.DISPATCH: (SEND_REQUESTS, PROVIDER_ACKS, UNCORRELATED_EVENTS, MESSAGE_CONTENTS),
-    RightsHolder.PROJECT: (EMAIL_CHANGES, TEMPLATES, SUPPRESSIONS),
+    # Of the dead letters, each reads which records an operator has skipped.
+    RightsHolder.WORKER: (*FACT_TOPICS, PROVIDER_WEBHOOKS, EMAIL_STATES, DEAD_LETTERS),
+    RightsHolder.DISPATCH: (SEND_REQUESTS, PROVIDER_ACKS, UNCORRELATED_EVENTS, MESSAGE_CONTENTS, DEAD_LETTERS),
+    RightsHolder.PROJECT: (EMAIL_CHANGES, TEMPLATES, SUPPRESSIONS, DEAD_LETTERS),
     RightsHolder.EMIT: (CONVERSION_RESULTS,),
     RightsHolder.COMMANDS: TOPICS,
 }
@@ -77,10 +78,8 @@ WRITTEN_TOPICS: Final[dict[RightsHolder, tuple[Topic, ...]]] = {
     RightsHolder.DISPATCH: (PROVIDER_ACKS, DELIVERY_EVENTS, DEAD_LETTERS),
     RightsHolder.PROJECT: (EMAIL_CHANGES, DEAD_LETTERS),
     RightsHolder.EMIT: (CONVERSION_RESULTS,),
-    # A dead letter that is replayed goes back to the topic that it came from.
-    RightsHolder.COMMANDS: tuple(
-        topic for topic in TOPICS if topic not in (EMAIL_STATES, DEAD_LETTERS, MESSAGE_CONTENTS)
-    ),
+    # A dead letter that is replayed goes back to the topic that it came from; one of a skipped record is written.
+    RightsHolder.COMMANDS: tuple(topic for topic in TOPICS if topic not in (EMAIL_STATES, MESSAGE_CONTENTS)),
 }
 _READINESS: Final = tuple(KafkaRight("topic", topic.name, "Describe") for topic in (MESSAGE_CONTENTS, SEND_REQUESTS))
 """A role is ready when the partitions of these topics have leaders."""

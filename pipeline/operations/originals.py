@@ -5,9 +5,11 @@ from aiokafka import TopicPartition
 from pipeline.errors import NotFound, Refused
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import MAX_REQUEST_BYTES, discover_partitions, topic_partition
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka_clients import create_consumer, start_client
+from pipeline.settings import Settings
 from topics.codec import Undecodable, decode
 from topics.dead_letters import DeadLetter
+from topics.record import LogPosition
 from topics.registry import PROVIDER_WEBHOOKS
 
 KeyAndValue = tuple[bytes | None, bytes]
@@ -21,7 +23,10 @@ async def original_record(rt: Runtime, letter: DeadLetter) -> KeyAndValue:
     """
     if letter.value is not None and is_whole(letter):
         return letter.key, letter.value
-    key, value = await _read_source(rt, letter)
+    try:
+        key, value = await read_record(rt.settings, letter.source)
+    except NotFound as error:
+        raise NotFound(f"the letter holds only a part of its record, and {error}") from error
     if value is None:
         raise NotFound(f"{letter.source} has no value that could be appended again")
     if len(value) + len(key or b"") > MAX_REQUEST_BYTES:
@@ -44,22 +49,22 @@ def is_whole(letter: DeadLetter) -> bool:
     return True
 
 
-async def _read_source(rt: Runtime, letter: DeadLetter) -> tuple[bytes | None, bytes | None]:
-    """Return key and value of the record at the letter's source. Raise NotFound if it is no longer there."""
-    source = letter.source
-    partition: TopicPartition = topic_partition(source.topic, source.partition, rt.settings)
-    reader = create_consumer(rt.settings, fetch_max_wait_ms=50)
-    await reader.start()
+async def read_record(settings: Settings, place: LogPosition) -> tuple[bytes | None, bytes | None]:
+    """Return key and value of the record at ``place``. Raise NotFound if it is not there, or no longer."""
+    partition: TopicPartition = topic_partition(place.topic, place.partition, settings)
+    reader = create_consumer(settings, fetch_max_wait_ms=50)
+    await start_client(reader, settings)
     try:
-        await discover_partitions(reader, partition.topic)
+        if partition not in await discover_partitions(reader, partition.topic):
+            raise NotFound(f"there is no partition {place.topic}/{place.partition}")
         reader.assign([partition])
         beginning = (await reader.beginning_offsets([partition]))[partition]
         end = (await reader.end_offsets([partition]))[partition]
-        if beginning <= source.offset < end:
-            reader.seek(partition, source.offset)
+        if beginning <= place.offset < end:
+            reader.seek(partition, place.offset)
             records = (await reader.getmany(partition, timeout_ms=5_000, max_records=1)).get(partition, [])
-            if records and records[0].offset == source.offset:
+            if records and records[0].offset == place.offset:
                 return records[0].key, records[0].value
     finally:
         await reader.stop()
-    raise NotFound(f"the letter holds only a part of {source}, and the log keeps that record no longer")
+    raise NotFound(f"the log has no record {place}, or no longer")

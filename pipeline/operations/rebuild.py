@@ -25,6 +25,7 @@ from pipeline.runtime.database import connect_session
 from pipeline.runtime.kafka import topic_partition
 from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.leader import hold_command_lock
+from pipeline.runtime.skipped_records import SkippedRecords
 from projections import swap
 from projections.locks import session_lock
 from projections.sink import SWAP_LOCK, TOPIC, ChangeBatch, Sink
@@ -102,6 +103,7 @@ class LogReplay:
     def __init__(self, rt: Runtime, reader: AIOKafkaConsumer, sink: Sink) -> None:
         self._rt, self._reader, self._sink = rt, reader, sink
         self._next: dict[int, int] = {}
+        self._skipped = SkippedRecords(rt.settings)
         self.records = 0
 
     async def catch_up(self, progress: ProgressCallback) -> None:
@@ -139,14 +141,18 @@ class LogReplay:
             records = [record for record in fetched.get(partition, []) if record.offset < end]
             until = min(await self._reader.position(partition), end)
             if until > self._next[number]:
-                await write_records(
-                    FetchedRecords(number, self._next[number], until, records), self._apply, _ignore_broken
-                )
+                await self._write(FetchedRecords(number, self._next[number], until, records))
                 self.records += until - self._next[number]
                 self._next[number] = until
                 report_progress()
         # Records beyond the end were fetched too: the next call has to read them again.
         self._reader.seek(partition, end)
+
+    async def _write(self, fetched: FetchedRecords) -> None:
+        async def write(readable: Sequence[Any]) -> None:
+            await write_records(fetched._replace(records=readable), self._apply, _ignore_broken)
+
+        await self._skipped.pass_over(fetched.records, write)
 
     async def _apply(self, batch: ChangeBatch) -> None:
         async with self._rt.pool.connection() as connection:

@@ -4,11 +4,12 @@ The projector follows `templates` and `suppressions` in this way beside `email-c
 their own.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import psycopg
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from pipeline.errors import RecoverableError, RoleStopped
@@ -19,6 +20,7 @@ from pipeline.runtime.kafka import append_all, topic_partition
 from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.runtime.tasks import run_unless
 from topics.codec import NewerRecord, Undecodable, decode
@@ -54,9 +56,10 @@ async def follow_topic(
 
     ``batch_size``: records in one transaction, at most.
     """
+    skipped = SkippedRecords(rt.settings)
     while not rt.stop.is_set():
         try:
-            await run_unless(rt.stop, _follow(rt, topic, tables, batch_size, report_halt))
+            await run_unless(rt.stop, _follow(rt, topic, tables, batch_size, skipped=skipped, report_halt=report_halt))
         except RoleStopped:
             return
         except _UNAVAILABLE_ERRORS as error:
@@ -68,50 +71,58 @@ async def follow_topic(
         await sleep_unless(rt.stop, _RETRY_PAUSE_S)
 
 
-async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int, report_halt: ReportHalt) -> None:
-    reader = create_consumer(rt.settings, fetch_max_wait_ms=500)
-    await start_client(reader, rt.settings)
-    try:
-        await _project(rt, reader, topic, tables, batch_size, report_halt=report_halt)
-    finally:
-        await reader.stop()
-
-
-async def _project(
+async def _follow(
     rt: Runtime,
-    reader: AIOKafkaConsumer,
     topic: Topic,
     tables: TopicProjection,
     batch_size: int,
     *,
+    skipped: SkippedRecords,
     report_halt: ReportHalt,
 ) -> None:
     """Project batches until another projector has moved the offset."""
-    partition = topic_partition(topic.name, _PARTITION, rt.settings)
+    reader = create_consumer(rt.settings, fetch_max_wait_ms=500)
+    await start_client(reader, rt.settings)
+    try:
+        partition = topic_partition(topic.name, _PARTITION, rt.settings)
+        offset, end = await _seek_to_next(rt, reader, partition, tables)
+        if offset >= end:
+            report_halt(topic, "")  # whatever it halted at is gone or was projected by another projector
+        while True:
+            fetched = await get_records(reader, partition, timeout_ms=1000, max_records=batch_size)
+            records = fetched.get(partition, [])
+            if not records:
+                continue
+            decoded = await skipped.pass_over(records, functools.partial(_decode_or_bury, rt, topic))
+            async with rt.pool.connection() as connection:
+                if not await tables.project(connection, offset, records[-1].offset + 1, decoded):
+                    return
+            offset = records[-1].offset + 1
+            report_halt(topic, "")
+    finally:
+        await reader.stop()
+
+
+async def _seek_to_next(
+    rt: Runtime, reader: AIOKafkaConsumer, partition: TopicPartition, tables: TopicProjection
+) -> tuple[int, int]:
+    """Assign the partition to the reader, and seek to the next offset; return that and the partition's end."""
     reader.assign([partition])
     beginning = (await reader.beginning_offsets([partition]))[partition]
     end = (await reader.end_offsets([partition]))[partition]
     async with rt.pool.connection() as connection:
         offset = await tables.next_offset(connection, beginning)
     reader.seek(partition, offset)
-    if offset >= end:
-        report_halt(topic, "")  # whatever it halted at is gone or was projected by another projector
-    while True:
-        fetched = await get_records(reader, partition, timeout_ms=1000, max_records=batch_size)
-        records = fetched.get(partition, [])
-        if not records:
-            continue
-        decoded = await _decode_or_bury(rt, topic, records)
-        async with rt.pool.connection() as connection:
-            if not await tables.project(connection, offset, records[-1].offset + 1, decoded):
-                return
-        offset = records[-1].offset + 1
-        report_halt(topic, "")
+    return offset, end
 
 
-async def _decode_or_bury(rt: Runtime, topic: Topic, records: list[Any]) -> list[tuple[int, Any]]:
-    """Return offsets and decoded records; append a dead letter for each undecodable one. Raise NewerRecord."""
+async def _decode_or_bury(rt: Runtime, topic: Topic, records: Sequence[Any]) -> list[tuple[int, Any]]:
+    """Return offsets and decoded records; append a dead letter for each undecodable one.
+
+    Raise NewerRecord, before anything is appended.
+    """
     decoded: list[tuple[int, Any]] = []
+    dead_letters: list[LogEntry] = []
     for record in records:
         try:
             decoded.append((record.offset, decode(topic, record.value)))
@@ -120,5 +131,7 @@ async def _decode_or_bury(rt: Runtime, topic: Topic, records: list[Any]) -> list
         except Undecodable as error:
             broken = ConsumedRecord.of(topic, record.partition, record)
             letter = broken.dead_letter(rt.clock(), "undecodable", str(error), role="project")
-            await append_all(rt.log, [LogEntry(DEAD_LETTERS, None, letter)])
+            dead_letters.append(LogEntry(DEAD_LETTERS, None, letter))
+    if dead_letters:
+        await append_all(rt.log, dead_letters)
     return decoded

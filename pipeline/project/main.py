@@ -26,6 +26,7 @@ from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.retention import ExpiringRows, run_retention
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import AddressHasher, hash_address, old_hash_of
+from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.runtime.tasks import cancel_tasks, run_loops, run_unless
 from pipeline.settings import Settings
@@ -125,6 +126,7 @@ class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         self._sink = make_sink(rt.settings)
         self._joiner = BatchJoiner(self._write)
         self._backoff = OutageBackoff(rt.stop, "Postgres")
+        self._skipped = SkippedRecords(rt.settings)
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._projected: dict[TopicPartition, int] = {}
         self.projectors: dict[TopicPartition, PartitionProjector] = {}
@@ -135,7 +137,7 @@ class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         for partition in assigned:
             projector = PartitionProjector(
                 *(self._rt, self._reader, self._sink, self._joiner, self._backoff, partition, self._projected),
-                *(self._observer.metrics, self._observer.progress),
+                *(self._observer.metrics, self._observer.progress, self._skipped),
             )
             self.projectors[partition] = projector
             self._tasks[partition] = asyncio.create_task(projector.run(), name=f"project {partition.partition}")

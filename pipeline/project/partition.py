@@ -21,6 +21,7 @@ from pipeline.runtime.log_marks import describe_other_log, describe_short_log, f
 from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.reader_progress import ReaderProgress
+from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.runtime.tracing import batch_attributes, contexts_of, email_ids_of
 from projections.columns import is_storable_id
@@ -90,6 +91,7 @@ class PartitionProjector:
     """Projected offsets by partition, to be committed to the consumer group."""
     metrics: ProjectMetrics
     progress: ReaderProgress
+    skipped: SkippedRecords
     next_offset: int = 0
     catch_up_end: int | None = None
     """Offset up to which it must have projected before it has caught up; None before it is known."""
@@ -191,9 +193,11 @@ class PartitionProjector:
                 if isinstance(change, EmailChange):
                     self.metrics.observe_change(change, now)
 
-        await write_records(
-            FetchedRecords(self.partition.partition, self.next_offset, until, records), apply, self._bury
-        )
+        async def write(readable: Sequence[Any]) -> None:
+            fetched = FetchedRecords(self.partition.partition, self.next_offset, until, readable)
+            await write_records(fetched, apply, self._bury)
+
+        await self.skipped.pass_over(records, write)
 
     async def _bury(self, broken: Sequence[tuple[Any, str]]) -> None:
         """Append dead letters for records that can't be projected, and wait until the log has confirmed them."""

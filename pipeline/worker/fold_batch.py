@@ -47,6 +47,11 @@ class RecordBatch(msgspec.Struct, frozen=True):
         """Return all records with their places."""
         return [self.consumed_record(record) for record in self.records]
 
+    def without(self, offset: int) -> "RecordBatch":
+        """Return the batch without the record at this offset."""
+        records = [record for record in self.records if record.offset != offset]
+        return RecordBatch(self.topic, self.partition, records)
+
     def keys(self) -> list[bytes]:
         """Return each key once."""
         return list({record.key for record in self.records if record.key is not None})

@@ -16,6 +16,13 @@ from tests.architecture.repository import ROOT, text
 
 COMPOSE: dict[str, Any] = yaml.safe_load(text("docker-compose.yml"))
 SCHEMA: dict[str, Any] = json.loads(text("tests/architecture/vendor/compose-spec.json"))
+OPTIONAL = {
+    *("DATABASE_SESSION_URL", "DATABASE_READ_URL", "KAFKA_SASL_PASSWORD", "KAFKA_OAUTH_CLIENT_SECRET"),
+    "MAILFOLD_SECRETS",
+    *("KAFKA_SSL_KEY_FILE", "KAFKA_SSL_KEY_PASSWORD"),
+    *("MAILFOLD_SECRET", "MAILFOLD_SECRET_PREVIOUS", "MAILFOLD_SECRETS"),  # roles refuse to start without any
+}
+"""Settings that are secret, or are so by their names, and that not every installation has."""
 ONCE = ("topics", "migrate")
 """Services that end before the roles start."""
 OURS = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "mailfold"}
@@ -64,8 +71,10 @@ def test_the_settings_accept_what_a_service_is_given(name: str, monkeypatch: pyt
 def test_secrets_are_required_variables() -> None:
     for service in COMPOSE["services"].values():
         for name, value in service.get("environment", {}).items():
-            if re.search("SECRET|PASSWORD|DATABASE_URL|KEY", name):
-                assert re.search(r"\$\{\w+:\?", str(value)), f"{name} must come from outside, and be required"
+            if re.search("SECRET|PASSWORD|DATABASE_.*URL|KEY", name):
+                required = "" if name in OPTIONAL else r"\?"
+                assert re.search(rf"\$\{{\w+:{required}", str(value)), f"{name} must come from outside, and be required"
+                assert name not in OPTIONAL or value == f"${{{name}:-}}"
 
 
 def test_dependencies_have_a_health_check_or_finish() -> None:
@@ -90,7 +99,7 @@ def test_our_services_are_not_root_and_write_to_their_volumes_only(name: str) ->
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["tmpfs"] == ["/tmp"]
-    assert all(volume.endswith("/data") for volume in service.get("volumes", []))
+    assert all(volume.endswith(("/data", ":ro")) for volume in service.get("volumes", []))
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"])
@@ -105,6 +114,22 @@ def test_every_role_has_a_health_check_of_its_own_port(name: str) -> None:
     settings = Settings()
     port = settings.sandbox_http_port if name == "sandbox" else settings.ops_port(name)
     assert f"http://127.0.0.1:{port}/healthz" in OURS[name]["healthcheck"]["test"][-1]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_service_takes_the_settings_of_secured_servers_and_their_files(name: str) -> None:
+    # A name for a static member must be different for each replica.
+    kafka = {environment_variable(field) for field in Settings.model_fields if field.startswith("kafka_")}
+    database = {"DATABASE_URL", "DATABASE_SESSION_URL", "DATABASE_READ_URL"}
+    assert kafka - {"KAFKA_GROUP_INSTANCE_ID"} | database <= set(OURS[name]["environment"])
+    [tls] = [volume for volume in OURS[name]["volumes"] if volume.endswith(":/etc/mailfold/tls:ro")]
+    assert (ROOT / _interpolated(tls).partition(":")[0]).is_dir()
+
+
+def test_health_of_postgres_is_a_login_as_our_role() -> None:
+    service = COMPOSE["services"]["postgres"]
+    [mounted] = [volume for volume in service["volumes"] if volume.startswith("./deploy/compose/check-role.sh:")]
+    assert service["healthcheck"]["test"] == ["CMD", "sh", mounted.split(":")[1]]
 
 
 def test_images_are_pinned_by_version() -> None:

@@ -1,5 +1,6 @@
 """The example units for systemd, judged by systemd's own tools, without starting anything."""
 
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,21 @@ from tests.architecture.repository import ROOT, text
 FOLDER = "deploy/systemd"
 COMMON = f"{FOLDER}/mailfold-.service.d/common.conf"
 UNITS = [f"mailfold-{role}@1.service" for role in ROLES if role != "sandbox"]
+PROTECTIONS = (
+    *("CapabilityBoundingSet", "LockPersonality", "NoNewPrivileges", "PrivateDevices", "PrivateMounts", "PrivateTmp"),
+    *("PrivateUsers", "ProtectClock", "ProtectControlGroups", "ProtectHome", "ProtectHostname", "ProtectKernelLogs"),
+    *("ProtectKernelModules", "ProtectKernelTunables", "ProtectProc", "ProtectSystem", "RemoveIPC"),
+    *("RestrictAddressFamilies", "RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID"),
+    *("SystemCallArchitectures", "SystemCallFilter", "UMask"),
+)
+"""Directives without which a role of ours would have rights that it does not need."""
+LEFT_OUT = {
+    # The roles connect to servers and are asked by people, at any address.
+    *("IPAddressDeny", "PrivateNetwork", "RestrictAddressFamilies_AF_INET_INET6", "RestrictAddressFamilies_AF_UNIX"),
+    *("DeviceAllow", "ProcSubset", "RootDirectoryOrRootImage"),
+    # The compiled parts of Python's packages make code at run time.
+    "MemoryDenyWriteExecute",
+}
 MAX_EXPOSURE = 13
 """Tenths of `systemd-analyze security`, which ends at 100 for a unit without any protection."""
 
@@ -66,6 +82,29 @@ def test_systemd_accepts_the_unit(unit_folder: Path, unit: str) -> None:
 def test_unit_is_hardened(unit_folder: Path, unit: str) -> None:
     done = analyze(unit_folder, "security", "--offline=yes", f"--threshold={MAX_EXPOSURE}", "--no-pager", unit)
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr
+
+
+def open_directives(folder: Path, unit: str) -> set[str]:
+    """Return the directives by which systemd says that a unit could be protected and is not."""
+    done = analyze(folder, "security", "--offline=yes", "--json=short", "--no-pager", unit)
+    return {each["json_field"] for each in json.loads(done.stdout) if not each["set"]}
+
+
+def test_every_protection_that_is_left_out_is_known(unit_folder: Path) -> None:
+    # A newer systemd knows more directives, which older ones would complain about.
+    known = {*PROTECTIONS, *LEFT_OUT}
+    found = {field for field in open_directives(unit_folder, UNITS[0]) if field.partition("_")[0] in known | {"Root"}}
+    assert found <= LEFT_OUT, found - LEFT_OUT
+
+
+@pytest.mark.parametrize("directive", PROTECTIONS)
+def test_each_protection_that_is_taken_away_is_noticed(unit_folder: Path, directive: str) -> None:
+    before = open_directives(unit_folder, UNITS[0])
+    common = unit_folder / "mailfold-.service.d" / "common.conf"
+    kept = re.sub(rf"^{directive}=.*\n", "", common.read_text(), flags=re.MULTILINE)
+    assert kept != common.read_text(), "the directive is not there"
+    common.write_text(kept)
+    assert directive in {field.partition("_")[0] for field in open_directives(unit_folder, UNITS[0]) - before}
 
 
 def test_hardening_is_found_missing(unit_folder: Path) -> None:

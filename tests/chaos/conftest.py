@@ -1,6 +1,11 @@
-"""The marker `chaos`: minutes, and only where it is asked for (`make chaos-mutations`)."""
+"""Servers of short runs, and the marker `chaos`: minutes, only where asked for (`make chaos-mutations`)."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+
+from tests.chaos.servers import Servers, servers
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -13,3 +18,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = [item for item in items if item.get_closest_marker("chaos") is None]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
+
+
+@pytest.fixture
+async def given(server_folder: Path) -> AsyncIterator[Servers]:
+    """Yield servers of a test's own, which it may kill."""
+    async with servers(server_folder / "chaos") as made:
+        yield made

@@ -1,6 +1,5 @@
 """A short chaos run for every `make test`: kills during live traffic, with the same checks as the long one."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,15 +8,9 @@ from tests.chaos import source
 from tests.chaos.play import Size
 from tests.chaos.runner import Trial, run
 from tests.chaos.scenarios import SCENARIOS
-from tests.chaos.servers import Servers, servers
+from tests.chaos.servers import Servers
 
 SEED = 20
-
-
-@pytest.fixture
-async def given(server_folder: Path) -> AsyncIterator[Servers]:
-    async with servers(server_folder / "chaos") as made:
-        yield made
 
 
 @pytest.mark.slow

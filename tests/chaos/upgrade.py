@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -27,20 +28,22 @@ SECONDS_PER_EXCHANGE = 6.0
 
 
 class Upgrade:
-    """The steps of the scenario, from one tree of the source to another."""
+    """The steps of the scenario, from one tree of the source to another, back, and as often again as ``passes`` say."""
 
-    def __init__(self, before: Path, after: Path) -> None:
-        self._before, self._after = before, after
+    def __init__(self, before: Path, after: Path, passes: int = 3) -> None:
+        self._before, self._after, self._passes = before, after, passes
 
     async def __call__(self, play: Play) -> None:
-        exchanges = 3 * sum(PAIRS.values())
+        exchanges = self._passes * len(play.world.processes.all)
         await play.while_posting(exchanges * SECONDS_PER_EXCHANGE, self._up_and_down(play))
 
     async def _up_and_down(self, play: Play) -> None:
         await asyncio.to_thread(play.world.cli, "migrate", tree=self._after)
-        await self._replace(play, self._after, READERS_FIRST)
-        await self._replace(play, self._before, READERS_FIRST[::-1])
-        await self._replace(play, self._after, READERS_FIRST)
+        for number in range(self._passes):
+            if number % 2 == 0:
+                await self._replace(play, self._after, READERS_FIRST)
+            else:
+                await self._replace(play, self._before, READERS_FIRST[::-1])
 
     async def _replace(self, play: Play, tree: Path, roles: tuple[str, ...]) -> None:
         for role in roles:
@@ -50,6 +53,11 @@ class Upgrade:
                 await play.world.processes.end(process)
                 process.tree = tree
                 process.start()
+
+
+def upgrade(ref: str, before: Path, after: Path, counts: Mapping[str, int] = PAIRS, passes: int = 3) -> Scenario:
+    """Return the scenario that upgrades from the commit ``ref`` with so many processes of each role."""
+    return Scenario("upgrade", f"from {ref[:12]} and back", Upgrade(before, after, passes), counts)
 
 
 def main() -> int:
@@ -63,8 +71,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="mailfold-upgrade-"))
     folder.chmod(0o755)  # Postgres may run as another user
     before = source.copy(folder / "before", options.before)
-    step = Upgrade(before, source.copy(folder / "after"))
-    scenario = Scenario("upgrade", f"from {options.before[:12]} and back, and again", step, PAIRS)
+    scenario = upgrade(options.before, before, source.copy(folder / "after"))
     try:
         [result] = asyncio.run(run_all([scenario], [options.seed], Trial(folder, before, Size(options.emails)), Told()))
     except KeyboardInterrupt:

@@ -80,34 +80,37 @@ async def test_database_of_first_release_keeps_its_applied_files(empty: Connecti
     assert await migrate(empty) == ["002_other.sql"]
 
 
-async def test_table_in_use_is_waited_for_without_blocking_its_readers(
-    empty: Connection, empty_database_url: str, files: Files
-) -> None:
+@pytest.fixture
+async def expanding(empty: Connection, files: Files) -> Connection:
+    """A database whose table a migration is to alter."""
     files.hold(FIRST)
     await migrate(empty)
     files.hold(FIRST, EXPAND)
+    return empty
+
+
+async def test_table_in_use_is_waited_for_without_blocking_its_readers(
+    expanding: Connection, empty_database_url: str
+) -> None:
     async with reading(empty_database_url):
-        migrating = asyncio.create_task(migrate(empty))
+        migrating = asyncio.create_task(migrate(expanding))
         for _ in range(5):
             async with asyncio.timeout(10), reading(empty_database_url):
                 pass
         assert not migrating.done()
     assert await migrating == ["002_expand.sql"]
-    assert await columns(empty) == {"a", "b"}
+    assert await columns(expanding) == {"a", "b"}
 
 
 async def test_table_that_stays_in_use_is_given_up_and_nothing_is_applied(
-    empty: Connection, empty_database_url: str, files: Files, monkeypatch: pytest.MonkeyPatch
+    expanding: Connection, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_LOCK_ATTEMPTS", 2)
-    files.hold(FIRST)
-    await migrate(empty)
-    files.hold(FIRST, EXPAND)
     async with reading(empty_database_url):
         with pytest.raises(SchemaBusy, match=r"002_expand.sql did not get its tables in 2 attempts"):
-            await migrate(empty)
-    assert (await compare_schema(empty)).needed == ("002_expand.sql",)
-    assert await migrate(empty) == ["002_expand.sql"]
+            await migrate(expanding)
+    assert (await compare_schema(expanding)).needed == ("002_expand.sql",)
+    assert await migrate(expanding) == ["002_expand.sql"]
 
 
 async def test_index_is_created_concurrently_by_one_of_two_migrators(

@@ -21,6 +21,8 @@ from tests.deploy.tools import install_release_tools
 
 pytestmark = [pytest.mark.ci, pytest.mark.timeout(600)]
 
+SECRET_NAME = re.compile("secret|password|metrics_key|^database_.*url$")
+"""Fields of the settings that are secret, by their names."""
 KUBERNETES = ("1.29", "1.33", "1.37")
 """The oldest version that the chart takes, one between, and the newest with schemas."""
 NEEDED: dict[str, Any] = {
@@ -39,8 +41,12 @@ FULL: dict[str, Any] = NEEDED | {
         "pullSecrets": [{"name": "p"}],
     },
     "secretSettings": {"MAILFOLD_METRICS_KEY": {"name": "metrics", "key": "token"}},
-    "extraVolumes": [{"name": "ca", "secret": {"secretName": "kafka-ca"}}],
-    "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/mailfold/kafka", "readOnly": True}],
+    "tls": {
+        "kafka": {"secret": "kafka-tls", "certificate": "tls.crt", "key": "tls.key"},
+        "postgres": {"secret": "postgres-tls"},
+    },
+    "extraVolumes": [{"name": "more", "secret": {"secretName": "more"}}],
+    "extraVolumeMounts": [{"name": "more", "mountPath": "/etc/mailfold/more", "readOnly": True}],
     "gateway": {
         "settings": {"MAILFOLD_BATCH_MAX": 5000},
         "autoscaling": {"minReplicas": 3},
@@ -53,7 +59,12 @@ FULL: dict[str, Any] = NEEDED | {
         "inbound": {"enabled": True, "tlsSecret": "smtp-tls"},
         "service": {"annotations": {"a": "b"}},
     },
-    "worker": {"persistence": {"storageClass": "fast"}, "staticMembership": True},
+    "worker": {
+        "persistence": {"storageClass": "fast"},
+        "staticMembership": True,
+        "settings": {"KAFKA_SASL_USERNAME": "worker"},
+        "secretSettings": {"KAFKA_SASL_PASSWORD": "WORKER_PASSWORD"},
+    },
     "podAnnotations": {"a": "b"},
     "podLabels": {"team": "mail"},
     "nodeSelector": {"disk": "ssd"},
@@ -174,7 +185,7 @@ def test_every_variable_is_a_setting_with_a_valid_value_and_secrets_come_by_refe
         assert set(env) <= {environment_variable(field) for field in Settings.model_fields}
         assert {
             name for name in env if re.search("SECRET|PASSWORD|METRICS_KEY|URL", name) and "value" in env[name]
-        } <= {"MAILFOLD_PUBLIC_URL"}
+        } <= {"MAILFOLD_PUBLIC_URL", "KAFKA_OAUTH_TOKEN_URL"}
         assert env["MAILFOLD_SECRET"]["valueFrom"]["secretKeyRef"]["name"] == "mailfold-secrets"
         with monkeypatch.context() as patched:
             for name, each in env.items():
@@ -182,6 +193,40 @@ def test_every_variable_is_a_setting_with_a_valid_value_and_secrets_come_by_refe
             settings = Settings()
         assert settings.body_max == 64_000_000
         assert settings.kafka_bootstrap == "kafka:9092"
+
+
+def test_settings_that_the_secret_may_have_are_optional_and_a_roles_own_win() -> None:
+    fields = {environment_variable(field) for field in Settings.model_fields if SECRET_NAME.search(field)}
+    for name, _, pod in pods(FULL):
+        env = {each["name"]: each for each in pod["containers"][0]["env"]}
+        assert fields - {"DATABASE_URL"} <= set(env), f"{name} can't be given each secret setting"
+        for setting in ("DATABASE_SESSION_URL", "DATABASE_READ_URL", "KAFKA_OAUTH_CLIENT_SECRET"):
+            source = env[setting]["valueFrom"]["secretKeyRef"]
+            assert source == {"name": "mailfold-secrets", "key": setting, "optional": True}
+    env = {name: pod["containers"][0]["env"] for name, _, pod in pods(FULL)}
+    worker = {each["name"]: each for each in env["mailfold-worker"]}
+    assert worker["KAFKA_SASL_USERNAME"] == {"name": "KAFKA_SASL_USERNAME", "value": "worker"}
+    source = worker["KAFKA_SASL_PASSWORD"]["valueFrom"]["secretKeyRef"]
+    assert source == {"name": "mailfold-secrets", "key": "WORKER_PASSWORD"}
+    [emit] = [each for each in env["mailfold-emit"] if each["name"] == "KAFKA_SASL_USERNAME"]
+    assert emit["valueFrom"]["secretKeyRef"]["optional"] is True
+
+
+def test_files_for_tls_are_mounted_where_settings_and_urls_name_them() -> None:
+    for name, _, pod in pods(FULL):
+        [container] = pod["containers"]
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        for server in ("kafka", "postgres"):
+            volume = volumes[mounts[f"/etc/mailfold/{server}"]]
+            assert volume["secret"] == {"secretName": f"{server}-tls", "defaultMode": 0o440}, name
+        env = {each["name"]: each.get("value") for each in container["env"]}
+        assert [env[f"KAFKA_SSL_{kind}_FILE"] for kind in ("CA", "CERTIFICATE", "KEY")] == [
+            f"/etc/mailfold/kafka/{file}" for file in ("ca.crt", "tls.crt", "tls.key")
+        ]
+    for _, _, pod in pods(NEEDED):
+        assert not {"kafka-tls", "postgres-tls"} & {volume["name"] for volume in pod["volumes"]}
+        assert not [each for each in pod["containers"][0]["env"] if each["name"].startswith("KAFKA_SSL_C")]
 
 
 @variants

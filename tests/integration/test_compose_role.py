@@ -1,4 +1,4 @@
-"""The script that makes Mailfold's own role for docker-compose.yml, on a real Postgres."""
+"""The scripts that make Mailfold's own role for docker-compose.yml and check it, on a real Postgres."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from pipeline.runtime.schema import migrate_database
 from pipeline.settings import Settings
 from tests.architecture.repository import ROOT
 
-SCRIPT = "deploy/compose/create-role.sh"
+FOLDER = "deploy/compose"
 PASSWORD = 'it\'s a "password"'
 
 
@@ -34,9 +34,19 @@ async def test_role_of_the_script_is_no_superuser_and_owns_a_database_that_can_b
             "PGPASSWORD": str(at.password),
             "MAILFOLD_DATABASE_PASSWORD": PASSWORD,
         }
-        script = partial(subprocess.run, [ROOT / SCRIPT], env=environment, capture_output=True, text=True, check=False)
-        done = await asyncio.to_thread(script)
+
+        def run(name: str, **changed: str) -> "subprocess.CompletedProcess[str]":
+            given = environment | changed
+            return subprocess.run([ROOT / FOLDER / name], env=given, capture_output=True, text=True, check=False)
+
+        assert await asyncio.to_thread(postgres.is_ready, url), "pg_isready would be content"
+        assert (await asyncio.to_thread(run, "check-role.sh")).returncode != 0
+        done = await asyncio.to_thread(run, "create-role.sh")
         assert done.returncode == 0, done.stderr
+        healthy = await asyncio.to_thread(run, "check-role.sh")
+        assert (healthy.returncode, healthy.stdout) == (0, ""), healthy.stderr
+        wrong = await asyncio.to_thread(partial(run, "check-role.sh", MAILFOLD_DATABASE_PASSWORD="another"))
+        assert wrong.returncode != 0
         own = psycopg.conninfo.make_conninfo(
             host=at.hostname, port=at.port, user="mailfold", password=PASSWORD, dbname="mailfold"
         )

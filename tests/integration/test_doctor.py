@@ -6,10 +6,14 @@ import psycopg
 from pydantic import SecretStr
 
 from pipeline import admin
+from pipeline.content.dkim import DkimKey, dns_record, new_key
+from pipeline.dispatch.routing.routes import set_dkim
+from pipeline.operations.doctor.mail_dns import check_dns
 from pipeline.runtime.bootstrap import open_runtime
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.command import mailfold_on
+from tests.support.dns_server import dns_server
 from topics.registry import SEND_REQUESTS
 
 UNREACHABLE = "127.0.0.1:1"
@@ -35,10 +39,13 @@ async def test_sound_installation_fails_nothing_and_a_wrong_clock_or_credential_
         await admin.add_provider(rt.pool, provider, secret_ring(settings))
         await admin.add_brand(rt.pool, admin.Brand("acme", "*", "mine"))
     code, found = await examined(settings)
-    assert (code, set(found)) == (0, {"host", "kafka", "postgres", "log", "setup", "roles"})
+    assert (code, set(found)) == (0, {"host", "dns", "kafka", "rights", "postgres", "log", "setup", "roles"})
     assert "fail" not in {verdict for rows in found.values() for verdict in verdicts(rows)}
     assert ("ok", "no record has a time in the future") in found["kafka"]
     assert ("ok", "1 tenants, 1 brands") in found["setup"]
+    assert found["rights"] == [
+        ("ok", "this user has the rights of gateway, worker, dispatch, project, emit, commands")
+    ], "a cluster without an authorizer allows everything"
     assert (await examined(settings, "--strict"))[0] == 1, "one replica is a warning"
 
     async with open_runtime(settings) as rt:
@@ -76,3 +83,25 @@ async def test_postgres_that_is_away_or_read_only_is_told(settings: Settings) ->
         await connection.execute(f"alter database {name} set default_transaction_read_only = on")
     _, found = await examined(settings)
     assert any(verdict == "fail" and "read-only" in text for verdict, text in found["postgres"])
+
+
+async def test_senders_and_keys_of_brands_are_looked_up(settings: Settings) -> None:
+    key = DkimKey("shop.com", "mf1", new_key(ed25519=True))
+    ring = secret_ring(settings)
+    async with open_runtime(settings) as rt:
+        await admin.add_tenant(rt.pool, admin.Tenant("acme"))
+        await admin.add_provider(rt.pool, admin.Provider("mine", "smtp.example.com"), ring)
+        await admin.add_brand(rt.pool, admin.Brand("acme", "*", "mine", sender_address="news@shop.com"))
+        await set_dkim(rt.pool, "acme", "*", key, ring)
+    zone = {
+        "shop.com": {"MX": ["10 mx.shop.com."]},
+        "mf1._domainkey.shop.com": {"TXT": [dns_record(key).partition(" IN TXT ")[2]]},
+    }
+    async with dns_server(zone) as resolver:
+        found = [(row.verdict, row.text) async for row in check_dns(settings, resolver=resolver)]
+    assert found[1:] == [
+        ("ok", "shop.com takes mail"),
+        ("warn", "shop.com has no SPF record"),
+        ("warn", "shop.com has no DMARC record; large receivers want one of whoever sends much"),
+        ("ok", "mf1._domainkey.shop.com has the DKIM key that signs"),
+    ]

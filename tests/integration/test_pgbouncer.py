@@ -9,23 +9,16 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from pipeline.dispatch import main as dispatch
-from pipeline.emit import main as emit
 from pipeline.operations.rebuild import rebuild
-from pipeline.project import main as project
 from pipeline.runtime import database
 from pipeline.runtime.bootstrap import open_runtime
 from pipeline.runtime.database import open_database
 from pipeline.settings import Settings
-from tests.integration.test_emit import destine
-from tests.integration.test_postgres_outage import check_every_role
-from tests.support.dispatching import FAST, provide
-from tests.support.gateway import Gateway, gateway
-from tests.support.http_receiver import http_receiver
+from tests.support.all_roles import all_roles
+from tests.support.dispatching import FAST
+from tests.support.gateway import Gateway
 from tests.support.pgbouncer import pgbouncer, requires_pgbouncer
 from tests.support.seeing import until
-from tests.support.smtp_receiver import smtp_receiver
-from tests.support.working import beside
 
 pytestmark = requires_pgbouncer
 
@@ -54,21 +47,11 @@ async def lists(served: Gateway, emails: int) -> bool:
 
 
 async def test_every_role_works_behind_a_transaction_pooler(pooled: Settings) -> None:
-    async with (
-        smtp_receiver() as mails,
-        http_receiver() as conversions,
-        gateway(pooled) as served,
-        beside(served.rt, dispatch.run),
-        beside(served.rt, project.run),
-        beside(served.rt, emit.run),
-    ):
-        await provide(served.rt, mails.port)
-        for brand in "12":
-            await destine(served.rt, conversions.url, brand)
+    async with all_roles(pooled) as roles:
         # More than the five executions after which psycopg would prepare a statement.
         for number in range(1, 9):
-            await check_every_role(served, mails, conversions, number)
-        await until(lambda: lists(served, 8))
+            await roles.check(number)
+        await until(lambda: lists(roles.served, 8))
     async with open_runtime(pooled) as rt:
         result = await rebuild(rt, lambda _read, _total: None)
     assert (result.swapped, list(result.differences)) == (True, [])

@@ -17,7 +17,9 @@ from pipeline.dispatch import main as dispatch
 from pipeline.emit import main as emit
 from pipeline.errors import LogUnavailable, TopicMismatch
 from pipeline.operations.doctor.kafka import check_kafka
-from pipeline.operations.kafka_rights import READ_TOPICS, WRITTEN_TOPICS, RightsHolder, rights_of
+from pipeline.operations.doctor.rights import check_rights
+from pipeline.operations.kafka_permissions import find_missing_rights
+from pipeline.operations.kafka_rights import READ_TOPICS, WRITTEN_TOPICS, KafkaRight, RightsHolder, rights_of
 from pipeline.operations.lag import read_lag
 from pipeline.project import main as project
 from pipeline.runtime import topic_admin
@@ -227,6 +229,29 @@ async def with_rights(broker: SecuredKafka, own: Settings) -> dict[RightsHolder,
     users = {holder: broker.login(own, holder) for holder in RightsHolder}
     await topic_admin.create(users[RightsHolder.SETUP])
     return users
+
+
+async def test_doctor_tells_the_rights_that_a_user_lacks_and_the_end_of_certificates(
+    broker: SecuredKafka, own: Settings
+) -> None:
+    users = await with_rights(broker, own)
+
+    async def found(holder: RightsHolder, *roles: RightsHolder) -> list[tuple[str, str]]:
+        return [(row.verdict, row.text) async for row in check_rights(users[holder], roles=roles)]
+
+    for holder in RightsHolder:
+        assert await found(holder, holder) == [("ok", f"this user has the rights of {holder}")]
+    emit_rights = await found(RightsHolder.EMIT)
+    assert [verdict for verdict, _ in emit_rights] == ["ok", "warn", "warn", "warn", "warn", "warn"]
+    [(verdict, text)] = await found(RightsHolder.EMIT, RightsHolder.PROJECT)
+    assert verdict == "fail"
+    assert text.startswith("this user lacks rights of project: Read on group project, Read on topic ")
+    missing = await find_missing_rights(users[RightsHolder.PROJECT], rights_of([RightsHolder.WORKER]))
+    assert KafkaRight("transactional-id", "mailfold-", "Write", is_prefix=True) in missing
+    certificates = [
+        row.verdict async for row in check_kafka(users[RightsHolder.COMMANDS]) if "the certificate ends on" in row.text
+    ]
+    assert certificates == ["warn"], "it is valid for a day"
 
 
 async def test_each_user_writes_and_reads_the_topics_of_its_role_and_no_other(

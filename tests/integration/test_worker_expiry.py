@@ -11,28 +11,21 @@ import rocksdict
 
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
-from tests.support.changes import acked, conversion_result, event, identified, request
+from tests.support.changes import acked, conversion_result, event, identified, request, topic_of
 from tests.support.projecting import caught_up, projecting
 from tests.support.seeing import on, rows, until
 from tests.support.worker import Worker, assert_changes, dump, feed, lives, supervised
-from topics.acks import Acked
 from topics.changes import EmailChange, Fact, Tick
 from topics.codec import decode
-from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
+from topics.conversions import ConversionOutcome, ConversionWord
 from topics.events import EventKind
 from topics.join import merge
 from topics.record import EmailId
 from topics.registry import (
-    CONVERSION_RESULTS,
     DAY_MS,
-    DELIVERY_EVENTS,
     EMAIL_CHANGES,
     EMAIL_STATES,
-    PROVIDER_ACKS,
-    SEND_REQUESTS,
-    Topic,
 )
-from topics.requests import SendRequest
 from topics.states import EmailState
 
 AT_ONCE = {"MAILFOLD_QUIET_DAYS": "0.00001"}
@@ -55,11 +48,6 @@ UNFINISHED: list[Fact] = [
     request(3, T0),
 ]
 COMPLAINT = event(1, EventKind.COMPLAINED, T0 + 40)
-
-
-def topic_of(fact: Fact) -> Topic:
-    found = {SendRequest: SEND_REQUESTS, Acked: PROVIDER_ACKS, ConversionResult: CONVERSION_RESULTS}
-    return found.get(type(fact), DELIVERY_EVENTS)
 
 
 def entries(facts: Sequence[Fact]) -> list[LogEntry]:

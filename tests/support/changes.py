@@ -9,12 +9,13 @@ import msgspec
 
 from pipeline.worker.fold import evolve, mark_of
 from projections.sink import ChangeBatch
-from topics.acks import Acked, Dropped, Failed, Rejected
+from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import AppliedFact, EmailChange, Fact
 from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.events import BounceClass, Correction, DeliveryEvent, EventKind
 from topics.ids import email_id
 from topics.record import EmailId, LogPosition
+from topics.registry import CONVERSION_RESULTS, DELIVERY_EVENTS, PROVIDER_ACKS, SEND_REQUESTS, Topic
 from topics.requests import SendRequest
 from topics.states import EmailState
 
@@ -38,6 +39,15 @@ def request(number: int, at: int = T0, tenant: str = "acme", dialect: str = "fas
         recorded_at=at,
         activity=msgspec.Raw(b'{"id":"activity-%d","user_id":123456789012345678901234567890}' % number),
     )
+
+
+def topic_of(fact: Fact) -> Topic:
+    """Return the topic that a fact is appended to."""
+    if isinstance(fact, SendRequest):
+        return SEND_REQUESTS
+    if isinstance(fact, ConversionResult):
+        return CONVERSION_RESULTS
+    return PROVIDER_ACKS if isinstance(fact, Acked | Deferred | Dropped | Failed | Rejected) else DELIVERY_EVENTS
 
 
 def acked(number: int, at: int, tenant: str = "acme") -> Acked:

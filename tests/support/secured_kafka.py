@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from pipeline.devstack.servers import jars, kafka
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import Program, spawn
+from pipeline.operations.kafka_permissions import OPERATION_CODES
 from pipeline.operations.kafka_rights import KafkaRight, RightsHolder
 from pipeline.runtime.kafka_clients import create_admin, start_client
 from pipeline.settings import Settings
@@ -186,9 +187,6 @@ def _scram_user(mechanism: str) -> str:
 
 
 _KINDS: Final = {"topic": 2, "group": 3, "cluster": 4, "transactional-id": 5}
-_OPERATIONS: Final = {
-    **{"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10, "IdempotentWrite": 12}
-}
 
 
 async def grant(settings: Settings, user: str, rights: list[KafkaRight]) -> None:
@@ -200,7 +198,7 @@ async def grant(settings: Settings, user: str, rights: list[KafkaRight]) -> None
             name = "kafka-cluster" if right.kind == "cluster" else settings.topic_prefix + right.name
             pattern = 4 if right.is_prefix else 3
             request = CreateAclsRequest(
-                _KINDS[right.kind], name, pattern, f"User:{user}", "*", _OPERATIONS[right.operation], 3
+                _KINDS[right.kind], name, pattern, f"User:{user}", "*", OPERATION_CODES[right.operation], 3
             )
             response = await admin._send_to_controller(request)
             assert [code for code, _ in response.creation_responses] == [0], response

@@ -10,6 +10,7 @@ letters with that reason after ``parked_days``.
 """
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -17,7 +18,13 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client import Histogram
 
 from pipeline.dispatch.correlation.parked import SQL
-from pipeline.dispatch.correlation.parse import MessageKey, UncorrelatedEvent, parse_records, with_email_id
+from pipeline.dispatch.correlation.parse import (
+    CorrelationBatch,
+    MessageKey,
+    UncorrelatedEvent,
+    parse_records,
+    with_email_id,
+)
 from pipeline.dispatch.correlation.store import key_columns, write_and_match
 from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.runtime.append import append_until_confirmed
@@ -29,6 +36,7 @@ from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
+from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.runtime.tracing import batch_attributes, traceparent_of
 from topics.codec import decode
 from topics.dead_letters import dead_letter
@@ -61,6 +69,7 @@ class Correlator:
         self._transaction_seconds = transaction_seconds
         self._acks_topic = rt.settings.topic(PROVIDER_ACKS.name)
         self._positions = ReaderOffsets(rt, (PROVIDER_ACKS, UNCORRELATED_EVENTS), SQL)
+        self._skipped = SkippedRecords(rt.settings)
         self._unread_ack_ends: dict[TopicPartition, int] = {}
         """End offsets of the acks at the start, until they are reached: no event is given up before."""
         self._cleaned_up_at = 0
@@ -125,7 +134,7 @@ class Correlator:
         for partition, records in batches.items():
             self._positions.require_following(partition, records[0].offset)
             self._progress.add_fetched(partition, records)
-        batch = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
+        batch = await self._skipped.pass_over(list(itertools.chain(*batches.values())), self._parse)
         if batch.broken:
             dead_letters = [self._positions.dead_letter_entry(record, error) for record, error in batch.broken]
             await append_until_confirmed(self._rt.log, dead_letters)
@@ -139,6 +148,9 @@ class Correlator:
         self._progress.finish(upto)
         if matched:
             await self._append_matched()
+
+    async def _parse(self, records: Sequence[Any]) -> CorrelationBatch:
+        return parse_records(self._positions.topics, records)
 
     def _contexts(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> dict[tuple[int, int], str]:
         """Return the trace contexts of traced events, by partition and offset."""

@@ -1,6 +1,5 @@
-"""Check this machine and its settings: the secret, the data folder's disk, the spool, certificates, the mail domain."""
+"""Check this machine and its settings: the secret, the data folder's disk, the spool, certificates, the public URL."""
 
-import datetime as dt
 import ipaddress
 import math
 from collections import Counter
@@ -10,9 +9,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import psutil
-from cryptography import x509
 
 from pipeline.errors import InvalidSettings
+from pipeline.operations.doctor.certificates import authorities_finding, chain_finding, key_pair_finding
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, skip, warn
 from pipeline.runtime.secret_ring import NamedSecret, secret_ring
 from pipeline.settings import Settings
@@ -21,7 +20,6 @@ MIN_SECRET_BITS: Final = 100
 WARN_FREE_BYTES: Final = 5_000_000_000
 FAIL_FREE_BYTES: Final = 1_000_000_000
 WARN_FREE_SHARE: Final = 0.1
-CERTIFICATE_WARN_DAYS: Final = 21
 LOCAL_DOMAINS: Final = ("localhost", "test", "example", "invalid", "local")
 
 
@@ -32,15 +30,9 @@ async def check_host(settings: Settings) -> AsyncIterator[DoctorFinding]:
     yield disk_finding(settings.data_dir)
     for finding in _check_spool(settings.data_dir / "spool"):
         yield finding
-    for variable, path in (
-        ("MAILFOLD_INBOUND_CERTIFICATE", settings.inbound_certificate),
-        ("KAFKA_SSL_CERTIFICATE_FILE", settings.kafka_ssl_certificate_file),
-        ("KAFKA_SSL_CA_FILE", settings.kafka_ssl_ca_file),
-    ):
-        if path:
-            yield certificate_finding(variable, Path(path))
+    for finding in _check_certificates(settings):
+        yield finding
     yield public_url_finding(settings.public_url)
-    yield domain_finding(settings.mail_domain)
 
 
 def _check_secrets(settings: Settings) -> Iterator[DoctorFinding]:
@@ -94,23 +86,20 @@ def _check_spool(folder: Path) -> Iterator[DoctorFinding]:
         yield ok("the spool of opens and clicks is empty")
 
 
-def certificate_finding(variable: str, path: Path) -> DoctorFinding:
-    """Return until when the first certificate of a PEM file is valid."""
-    try:
-        certificate = x509.load_pem_x509_certificates(path.read_bytes())[0]
-    except (OSError, ValueError, IndexError) as error:
-        return fail(f"{variable}: {path} can't be read: {error}", "name a PEM file that this user may read")
-    left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
-    text = f"{variable}: the certificate ends on {certificate.not_valid_after_utc:%Y-%m-%d}"
-    if left < dt.timedelta(0):
-        return fail(text, "renew it")
-    return warn(text, "renew it") if left < dt.timedelta(days=CERTIFICATE_WARN_DAYS) else ok(text)
+def _check_certificates(settings: Settings) -> Iterator[DoctorFinding]:
+    """Yield until when the certificates in files are valid, of the gateway's SMTP and of Kafka's clients."""
+    if path := settings.inbound_certificate:
+        yield key_pair_finding("MAILFOLD_INBOUND_CERTIFICATE", path, settings.inbound_certificate_key)
+    if path := settings.kafka_ssl_certificate_file:
+        yield chain_finding("KAFKA_SSL_CERTIFICATE_FILE", Path(path))
+    if path := settings.kafka_ssl_ca_file:
+        yield authorities_finding("KAFKA_SSL_CA_FILE", Path(path))
 
 
 def public_url_finding(url: str) -> DoctorFinding:
     """Return whether recipients and providers can use the public URL, as far as it says so itself."""
     parts = urlsplit(url)
-    if _is_local(parts.hostname or ""):
+    if is_local(parts.hostname or ""):
         return skip(f"MAILFOLD_PUBLIC_URL is {url}: only this machine and its network reach it")
     if parts.scheme != "https":
         return warn(
@@ -119,18 +108,8 @@ def public_url_finding(url: str) -> DoctorFinding:
     return ok(f"MAILFOLD_PUBLIC_URL is {url}")
 
 
-def domain_finding(domain: str) -> DoctorFinding:
-    """Return how to check the mail domain's DNS: a client for DNS is no dependency of Mailfold's."""
-    if _is_local(domain):
-        return skip(f"MAILFOLD_MAIL_DOMAIN is {domain}, which only this machine knows: no DNS to check")
-    return skip(
-        f"DNS of {domain} is not checked: Mailfold has no DNS client",
-        f"look yourself: `dig +short MX {domain}`, `dig +short TXT {domain}` (SPF), "
-        f"`dig +short TXT _dmarc.{domain}` (DMARC), and the DKIM records that `mailfold brands` shows",
-    )
-
-
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Return whether only this machine and its network know the host or domain."""
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:

@@ -1,22 +1,22 @@
-"""Check the Kafka cluster: its brokers, the replicas of our topics, their configuration, and clocks."""
+"""Check the Kafka cluster: brokers and certificates, the replicas of our topics, their configuration, and clocks."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from aiokafka.errors import KafkaError
 
+from pipeline.operations.doctor.certificates import CONNECT_TIMEOUT_S, end_finding, read_tls_certificate
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, warn
 from pipeline.runtime import topic_admin
 from pipeline.runtime.kafka import discover_partitions, min_in_sync_replicas
 from pipeline.runtime.kafka_clients import create_consumer, start_client
+from pipeline.runtime.kafka_security import security_options
 from pipeline.runtime.topic_admin import BrokerAddress, ClusterDescription
 from pipeline.settings import Settings
 from topics.registry import DELIVERY_EVENTS, EMAIL_CHANGES, PROVIDER_ACKS, SEND_REQUESTS
 
-CONNECT_TIMEOUT_S: Final = 3.0
 CLOCK_TOLERANCE_S: Final = 2.0
 """Seconds that a record's time may be ahead of this machine's clock."""
 TIMED_TOPICS: Final = (SEND_REQUESTS, PROVIDER_ACKS, DELIVERY_EVENTS, EMAIL_CHANGES)
@@ -31,13 +31,9 @@ async def check_kafka(settings: Settings) -> AsyncIterator[DoctorFinding]:
         return
     cluster = await topic_admin.describe_cluster(settings)
     yield ok(f"{len(cluster.brokers)} brokers answer")
-    unreachable = await asyncio.gather(*(_connection_error(broker) for broker in cluster.brokers))
-    for broker, error in zip(cluster.brokers, unreachable, strict=True):
-        if error:
-            yield fail(
-                f"broker {broker.node_id} at {broker.host}:{broker.port} can't be reached from here: {error}",
-                "is it up? Is that address, its advertised.listeners, right for this network?",
-            )
+    for finding in await asyncio.gather(*(_check_broker(broker, settings) for broker in cluster.brokers)):
+        if finding is not None:
+            yield finding
     for finding in find_replica_problems(cluster, settings):
         yield finding
     problems = await topic_admin.differences(settings)
@@ -78,19 +74,23 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:MAX_NAMES]) + more
 
 
-async def _connection_error(broker: BrokerAddress) -> str:
-    """Return why no connection to a broker can be opened; empty if one can."""
+async def _check_broker(broker: BrokerAddress, settings: Settings) -> DoctorFinding | None:
+    """Return why a broker can't be reached, or until when its certificate is valid; None where it has none."""
+    place = f"broker {broker.node_id} at {broker.host}:{broker.port}"
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(broker.host, broker.port)
+        certificate = await read_tls_certificate(
+            broker.host, broker.port, security_options(settings).get("ssl_context")
+        )
     except TimeoutError:
-        return f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
-    except OSError as error:
-        return str(error)
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return ""
+        error = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
+    except OSError as problem:
+        error = str(problem)
+    else:
+        return None if certificate is None else end_finding(place, certificate.not_valid_after_utc)
+    return fail(
+        f"{place} can't be reached from here: {error}",
+        "is it up? Is that address, its advertised.listeners, right for this network, and in its certificate?",
+    )
 
 
 async def _check_clock(settings: Settings) -> DoctorFinding:

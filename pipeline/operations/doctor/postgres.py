@@ -1,4 +1,4 @@
-"""Check Postgres: whether it answers and can be written to, its clock, and the schema. Nothing is migrated."""
+"""Check Postgres: whether it answers and can be written to, its clock, certificates and schema. Nothing is migrated."""
 
 import contextlib
 import time
@@ -10,6 +10,7 @@ import psycopg
 
 from pipeline.errors import DatabaseUnavailable
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, warn
+from pipeline.operations.doctor.postgres_tls import find_certificates
 from pipeline.runtime.conninfo import first_line, pooled_conninfo
 from pipeline.runtime.schema import require_schema
 from pipeline.settings import Settings
@@ -39,6 +40,8 @@ async def check_postgres(settings: Settings) -> AsyncIterator[DoctorFinding]:
         yield clock_finding(database_time - (asked_at + answered_at) / 2, answered_at - asked_at)
         difference = await compare_schema(connection)
         yield schema_finding(difference)
+    for finding in await find_certificates(settings):
+        yield finding
     if not (difference.needed or difference.is_too_new):
         # What would end a role at its start: the address for sessions, the feature level.
         await require_schema(settings)

@@ -29,6 +29,7 @@ from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.leader import hold_command_lock
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.webhooks.base import UNCORRELATED
 from pipeline.webhooks.normalize import normalize
 from pipeline.webhooks.provider_message_ids import match_key
@@ -38,7 +39,7 @@ from projections.history_queries import decode_fact
 from projections.sql import SqlQueries
 from projections.text import storable_text
 from topics.changes import Fact
-from topics.codec import Undecodable, decode
+from topics.codec import NewerRecord, Undecodable, decode, require_known_version
 from topics.events import DeliveryEvent
 from topics.record import EmailId, LogPosition, Millis
 from topics.registry import DAY_MS, DELIVERY_EVENTS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS
@@ -113,6 +114,7 @@ class Renormalizer:
         self._now = rt.clock()
         self._appended: set[EventKey] = set()
         """Events that this run has appended; they may not be in Postgres yet."""
+        self._skipped = SkippedRecords(rt.settings)
         self.summary = RenormalizeSummary()
 
     async def run(self, reader: AIOKafkaConsumer, progress: ProgressCallback) -> RenormalizeSummary:
@@ -126,7 +128,8 @@ class Renormalizer:
             records = [
                 record for partition, batch in fetched.items() for record in batch if record.offset < ends[partition]
             ]
-            for webhooks in _batches(webhook for record in records if (webhook := self._parse(record))):
+            known = await self._skipped.pass_over(records, _check_versions)
+            for webhooks in _batches(webhook for record in known if (webhook := self._parse(record))):
                 await self._process(webhooks)
             # The position instead of the last record: the records before the end may have expired meanwhile.
             unfinished = {
@@ -261,6 +264,16 @@ def _correlate(event: DeliveryEvent, emails: EmailsByMessageId) -> DeliveryEvent
     if event.email_id != UNCORRELATED:
         return event
     return with_email_id(event, emails.get(match_key(event.provider_message_id), UNCORRELATED))
+
+
+async def _check_versions(records: Sequence[Any]) -> Sequence[Any]:
+    """Return the records. Raise NewerRecord if one has a version that only a newer program knows."""
+    for record in records:
+        try:
+            require_known_version(PROVIDER_WEBHOOKS, record.value)
+        except NewerRecord as error:
+            raise error.at(ConsumedRecord.of(PROVIDER_WEBHOOKS, record.partition, record).place) from None
+    return records
 
 
 def _batches(webhooks: Iterable[ParsedWebhook]) -> Iterator[list[ParsedWebhook]]:

@@ -11,11 +11,13 @@ from typing import Any, Final, Self
 
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.crashpoints import crash_point
+from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.runtime.tasks import cancel_tasks
 from pipeline.runtime.tracing import NO_TRACER, Tracer, traceparent_of
 from pipeline.webhooks.normalize import EncodedRecord, is_heavy
 from pipeline.worker.agents import Normalizer
 from pipeline.worker.fold_batch import RecordBatch
+from topics.codec import NewerRecord
 from topics.registry import PROVIDER_WEBHOOKS
 
 SLICE_BYTES: Final = 65_536
@@ -45,8 +47,10 @@ class NormalizingBacklog:
         normalizer: Normalizer,
         append: AppendRecords,
         fail: Callable[[BaseException], Awaitable[None]],
+        skipped: SkippedRecords,
         tracer: Tracer = NO_TRACER,
     ) -> None:
+        self._skipped = skipped
         self._normalizer = normalizer
         self._append = append
         self._fail = fail
@@ -77,7 +81,10 @@ class NormalizingBacklog:
         for webhook in light:
             context = contexts.get(webhook.place.offset, "")
             to_append = traced.setdefault(context, []) if context else records
-            to_append += self._normalizer.normalize_inline(webhook)
+            try:
+                to_append += self._normalizer.normalize_inline(webhook)
+            except NewerRecord as error:
+                await self._skipped.require(error)
             size += len(webhook.value or b"")
             if size >= SLICE_BYTES:
                 size = 0
@@ -103,6 +110,8 @@ class NormalizingBacklog:
         try:
             with self._tracer.span("normalize", "consumer", [context], _WEBHOOK_ATTRIBUTES):
                 await self._append(await self._normalizer.normalize_in_process(webhook))
+        except NewerRecord as error:
+            await self._skipped.require(error)
         finally:
             self._heavy_items -= 1
             self._heavy_bytes -= len(webhook.value or b"")

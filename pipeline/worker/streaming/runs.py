@@ -26,6 +26,13 @@ class AgentBatch:
         """Return this partition's states as they are before this batch. Raises PartitionNotAssigned."""
         return self._writers[self._message.partition].read(keys)
 
+    def confirm_claim(self) -> bool:
+        """Return whether the claim still holds after a wait; else discard the batch, which is fetched again."""
+        if self._consumer.holds(self._message):
+            return True
+        self._consumer.discard(self._message)
+        return False
+
     async def claim_for_writer(self) -> bool:
         """Claim this batch if it is the next of its partition, and wait until its writer has room; else discard it."""
         if not await self._consumer.claim(self._message):

@@ -234,6 +234,11 @@ class BatchConsumer(FaustConsumer):
         self.discard(message)
         return False
 
+    def holds(self, message: Any) -> bool:
+        """Return whether a claimed batch may still be finished: nothing moved its partition since it was fetched."""
+        is_current = message.value.epoch == self._epochs[message.tp] and message.term == self._term
+        return is_current and not message.acked and message.generation_id == self.app.consumer_generation_id
+
     def discard(self, message: Any) -> None:
         """Drop this batch without finishing it; Faust no longer waits for it."""
         if message.acked:

@@ -1,7 +1,6 @@
 """What `mailfold doctor` makes of what it sees, and how it runs its checks."""
 
 import asyncio
-import datetime as dt
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +8,6 @@ from typing import Any
 
 import psutil
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
 from pipeline.errors import LogUnavailable
@@ -131,22 +126,6 @@ def test_disk_is_judged_by_free_bytes_and_share(
     assert host.disk_finding(tmp_path / "not" / "there").verdict == verdict
 
 
-@pytest.mark.parametrize(("days", "verdict"), [(-1, "fail"), (3, "warn"), (90, "ok")])
-def test_certificate_is_judged_by_its_end(days: int, verdict: str, tmp_path: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "m.example.com")])
-    end = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(1).not_valid_before(end - dt.timedelta(days=365)).not_valid_after(end)
-    path = tmp_path / "certificate"
-    path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    assert host.certificate_finding("MAILFOLD_INBOUND_CERTIFICATE", path).verdict == verdict
-
-
-def test_certificate_that_cannot_be_read_fails(tmp_path: Path) -> None:
-    assert host.certificate_finding("KAFKA_SSL_CA_FILE", tmp_path / "missing").verdict == "fail"
-
-
 FIRST, CONTRACT = Migration("001.sql", ""), Migration("002.sql", "-- migrate: contract\n")
 
 
@@ -175,13 +154,6 @@ def test_schema_is_judged_by_what_this_program_can_do_with_it(
 )
 def test_public_url_needs_https_where_the_world_sees_it(url: str, verdict: str) -> None:
     assert host.public_url_finding(url).verdict == verdict
-
-
-def test_dns_is_left_to_a_person() -> None:
-    finding = host.domain_finding("m.example.com")
-    assert finding.verdict == "skip"
-    assert "_dmarc.m.example.com" in finding.todo
-    assert host.domain_finding("mailfold.localhost").todo == ""
 
 
 async def test_waiting_opens_in_the_spool_are_a_warning(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_command_prints_the_rights_of_one_role(monkeypatch: pytest.MonkeyPatch) 
     start = "kafka-acls --bootstrap-server kafka.example:9093 --command-config admin.properties --add"
     assert done.stdout.splitlines() == [
         f"{start} --allow-principal User:emit --operation IdempotentWrite --cluster",
+        f"{start} --allow-principal User:emit --operation Read --topic x-conversion-results",
         f"{start} --allow-principal User:emit --operation Write --topic x-conversion-results",
         f"{start} --allow-principal User:emit --operation Describe --topic x-message-contents --topic x-send-requests",
     ]

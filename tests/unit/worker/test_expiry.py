@@ -14,8 +14,9 @@ from pipeline.worker.fold import evolve, mark_of
 from pipeline.worker.fold_batch import RecordBatch, fold_facts, sort_facts
 from projections import row_changes
 from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes
+from tests.support.changes import topic_of
 from tests.support.facts import EMAIL_ID, event, folded, histories, request
-from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
+from topics.acks import Acked, Deferred
 from topics.changes import EmailChange, Fact
 from topics.codec import decode, encode
 from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
@@ -24,13 +25,9 @@ from topics.join import merge
 from topics.readings import last_activity_at
 from topics.record import EmailId
 from topics.registry import (
-    CONVERSION_RESULTS,
     DAY_MS,
-    DELIVERY_EVENTS,
     EMAIL_CHANGES,
     EMAIL_STATES,
-    PROVIDER_ACKS,
-    SEND_REQUESTS,
     Topic,
 )
 from topics.requests import SendRequest
@@ -76,14 +73,6 @@ class Table:
     def _lying(self, topic: Topic, fact: Fact) -> Lying:
         self._offset += 1
         return Lying(self._offset, fact.email_id.encode(), encode(topic, fact))
-
-
-def topic_of(fact: Fact) -> Topic:
-    if isinstance(fact, SendRequest):
-        return SEND_REQUESTS
-    if isinstance(fact, ConversionResult):
-        return CONVERSION_RESULTS
-    return PROVIDER_ACKS if isinstance(fact, Acked | Deferred | Dropped | Failed | Rejected) else DELIVERY_EVENTS
 
 
 def hashed(address: str) -> bytes:

@@ -15,6 +15,8 @@ import uvloop
 from pipeline.errors import LogUnavailable, RecoverableError
 from pipeline.gateway.smtp.envelope import mail_record
 from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.settings import Settings
 from pipeline.webhooks.base import TokenReaders
 from pipeline.webhooks.normalize import EncodedRecord, normalized_records
 from pipeline.webhooks.token_readers import token_readers
@@ -219,7 +221,8 @@ class Bench:
         self.failure = error
 
     def backlog(self) -> NormalizingBacklog:
-        return NormalizingBacklog(Normalizer(lambda: NOW, TokenReaders(), self.heavy), self.append, self.fail)
+        normalizer = Normalizer(lambda: NOW, TokenReaders(), self.heavy)
+        return NormalizingBacklog(normalizer, self.append, self.fail, SkippedRecords(Settings()))
 
     def run(self, name: str, *values: bytes, first: int = 0) -> tuple[RecordBatch, Callable[[], None]]:
         records = [Record(first + number, value) for number, value in enumerate(values)]

@@ -41,8 +41,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- get (dict "gateway" 8031 "worker" 8032 "dispatch" 8033 "project" 8034 "emit" 8035) . -}}
 {{- end -}}
 
-{{- /* The environment of a container: (dict "root" $ "role" "gateway" "settings" (dict …)). Settings without a value are
-left to the program's defaults; those of the chart itself come last and win. */ -}}
+{{- /* The environment of a container: (dict "root" $ "role" "gateway" "values" .Values.gateway). Settings without a value
+are left to the program's defaults; those of the chart itself come last and win. */ -}}
 {{- define "mailfold.env" -}}
 {{- $own := dict "MAILFOLD_DATA_DIR" "/data" "MAILFOLD_LOG_FORMAT" "json" -}}
 {{- if ne .role "hook" -}}
@@ -61,7 +61,17 @@ left to the program's defaults; those of the chart itself come last and win. */ 
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- $settings := mergeOverwrite (deepCopy .root.Values.settings) (deepCopy (.settings | default dict)) $own -}}
+{{- $files := .root.Values.tls.kafka -}}
+{{- if $files.secret -}}
+{{- range $setting, $key := dict "KAFKA_SSL_CA_FILE" "ca" "KAFKA_SSL_CERTIFICATE_FILE" "certificate" "KAFKA_SSL_KEY_FILE" "key" -}}
+{{- with get $files $key -}}
+{{- $_ := set $own $setting (printf "/etc/mailfold/kafka/%s" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $values := .values | default dict -}}
+{{- $settings := mergeOverwrite (deepCopy .root.Values.settings) (deepCopy ($values.settings | default dict)) $own -}}
+{{- $secrets := mergeOverwrite (deepCopy .root.Values.secretSettings) (deepCopy ($values.secretSettings | default dict)) -}}
 {{- range $name := keys $settings | sortAlpha }}
 {{- $value := include "mailfold.text" (get $settings $name) }}
 {{- if ne $value "" }}
@@ -69,8 +79,8 @@ left to the program's defaults; those of the chart itself come last and win. */ 
   value: {{ $value | quote }}
 {{- end }}
 {{- end }}
-{{- range $name := keys .root.Values.secretSettings | sortAlpha }}
-{{- $source := get $.root.Values.secretSettings $name }}
+{{- range $name := keys $secrets | sortAlpha }}
+{{- $source := get $secrets $name }}
 - name: {{ $name }}
   valueFrom:
     secretKeyRef:
@@ -80,6 +90,38 @@ left to the program's defaults; those of the chart itself come last and win. */ 
 {{- else }}
       name: {{ required "existingSecret: the name of a Secret with MAILFOLD_SECRET and DATABASE_URL" $.root.Values.existingSecret }}
       key: {{ $source }}
+{{- end }}
+{{- end }}
+{{- range $name := .root.Values.optionalSecretSettings | sortAlpha }}
+{{- if not (or (hasKey $secrets $name) (hasKey $settings $name)) }}
+- name: {{ $name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $.root.Values.existingSecret }}
+      key: {{ $name }}
+      optional: true
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Where the PEM files of Kafka's and Postgres's TLS are; whole volumes, so that renewed files arrive. */ -}}
+{{- define "mailfold.tlsMounts" -}}
+{{- range $server := list "kafka" "postgres" }}
+{{- if (get $.Values.tls $server).secret }}
+- name: {{ $server }}-tls
+  mountPath: /etc/mailfold/{{ $server }}
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "mailfold.tlsVolumes" -}}
+{{- range $server := list "kafka" "postgres" }}
+{{- with (get $.Values.tls $server).secret }}
+- name: {{ $server }}-tls
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -152,7 +194,7 @@ spec:
       image: {{ include "mailfold.image" .root | quote }}
       imagePullPolicy: {{ .root.Values.image.pullPolicy }}
       args: [{{ .role }}]
-      env: {{- include "mailfold.env" (dict "root" .root "role" .role "settings" .values.settings) | nindent 8 }}
+      env: {{- include "mailfold.env" (dict "root" .root "role" .role "values" .values) | nindent 8 }}
 {{- if .values.staticMembership }}
         - name: KAFKA_GROUP_INSTANCE_ID
           valueFrom:
@@ -204,6 +246,9 @@ records opens and clicks and serves the history, and all gateways would be taken
           mountPath: /etc/mailfold/inbound
           readOnly: true
 {{- end }}
+{{- with include "mailfold.tlsMounts" .root }}
+{{- . | nindent 8 }}
+{{- end }}
 {{- with .root.Values.extraVolumeMounts }}
 {{- toYaml . | nindent 8 }}
 {{- end }}
@@ -230,6 +275,9 @@ records opens and clicks and serves the history, and all gateways would be taken
     - name: data
       emptyDir:
         sizeLimit: 64Mi
+{{- end }}
+{{- with include "mailfold.tlsVolumes" .root }}
+{{- . | nindent 4 }}
 {{- end }}
 {{- with .root.Values.extraVolumes }}
 {{- toYaml . | nindent 4 }}
