@@ -38,8 +38,8 @@ PROVIDER_ID_SEPARATOR = "\x1f"
 _encode_fact = msgspec.json.Encoder().encode
 
 
-def history(current: Iterable[tuple[EmailId, CurrentVersion]]) -> Iterable[Row]:
-    """Yield the row of each email's current version."""
+def history(current: Iterable[tuple[EmailId, CurrentVersion]], partition: int) -> Iterable[Row]:
+    """Yield the row of each email's current version; ``partition`` is the one of `email-changes` that they are in."""
     for email_id, version in current:
         state = version.state
         ids = (
@@ -48,6 +48,7 @@ def history(current: Iterable[tuple[EmailId, CurrentVersion]]) -> Iterable[Row]:
         )
         yield {
             "email_id": email_id,
+            "partition": partition,
             **_request_columns(state.request),
             **_listing_columns(state, version.valid_from),
             "status": email_status(state).value,

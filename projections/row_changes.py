@@ -99,6 +99,23 @@ def compute_row_changes(
     return changes
 
 
+def join_row_changes(parts: Sequence[RowChanges]) -> RowChanges:
+    """Return the row changes of batches that share no email as one, without the partitions' times."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = RowChanges()
+    for part in parts:
+        joined.standing |= part.standing
+        joined.closed += part.closed
+        joined.timeline |= part.timeline
+        joined.debts += part.debts
+        joined.ended |= part.ended
+        joined.evidence |= part.evidence
+        joined.requests |= part.requests
+        joined.mails |= part.mails
+    return joined
+
+
 def _apply(
     changes: RowChanges, change: EmailChange, before: CurrentVersion | None, hashes: tuple[HashAddress, HashAddress]
 ) -> None:

@@ -5,15 +5,16 @@ frozen, or that reads records twice, writes nothing. The role `project` and the 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import psycopg
 
 from projections import columns, mail_updates
 from projections.log_mark import LogMark, mark_columns, mark_from_row
-from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes
+from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes, join_row_changes
 from projections.sql import SqlQueries
 from projections.suppression_rules import HashAddress
 from topics.changes import EmailChange, Tick
@@ -45,6 +46,36 @@ class ChangeBatch(msgspec.Struct, frozen=True):
     """The last record in the range; None if it has none."""
     traces: Mapping[EmailId, str] = {}
     """The trace contexts of traced emails, which the jobs of their conversions carry on."""
+
+    def email_ids(self) -> set[EmailId]:
+        """Return the ids of the emails that change."""
+        return {change.email_id for change in self.changes if isinstance(change, EmailChange)}
+
+
+class _PartitionState(NamedTuple):
+    """What the table of offsets says of a partition, whose row is locked."""
+
+    next_offset: int
+    rebuilding_to: int | None
+    through: Millis
+
+
+class _PartitionChanges(NamedTuple):
+    """A batch with the row changes that it causes."""
+
+    batch: ChangeBatch
+    changes: RowChanges
+    rebuilding_to: int | None
+
+    @property
+    def is_held(self) -> bool:
+        """Return whether the partition is read for the first time and not at its end: new jobs are held."""
+        return self.rebuilding_to is not None and self.batch.next_offset < self.rebuilding_to
+
+    @property
+    def is_released(self) -> bool:
+        """Return whether the first reading of the partition ends with this batch."""
+        return self.rebuilding_to is not None and not self.is_held
 
 
 def _no_crash(_name: str) -> None:
@@ -81,62 +112,79 @@ class Sink(msgspec.Struct, frozen=True):
             row = await (await connection.execute(SQL["mark"], (TOPIC, partition))).fetchone()
             return None if row is None else mark_from_row(row)
 
-    async def apply(self, connection: Connection, batch: ChangeBatch) -> None:
-        """Write one batch. Raises OffsetConflict and writes nothing if another projector moved the offset."""
-        async with connection.transaction():
-            (rebuilding_to, through), versions = await self._read(connection, batch)
-            changes = compute_row_changes(batch.changes, versions, self.hash_address, through, self.old_hash_address)
-            held = rebuilding_to is not None and batch.next_offset < rebuilding_to
-            released = rebuilding_to is not None and not held
-            async with connection.pipeline():
-                await _write_rows(connection, batch.partition, changes)
-                if self.live:
-                    await _write_jobs(connection, changes, held, batch.traces)
-                if released:
-                    await connection.execute(SQL["release"], (batch.partition,))
-                if self.live and (changes.debts or released):
-                    await connection.execute(SQL["wake"])
+    async def apply(self, connection: Connection, *batches: ChangeBatch) -> None:
+        """Write batches of different partitions, which share no email, in one transaction.
+
+        Raises OffsetConflict and writes nothing if another projector moved one of the offsets.
+        """
+        async with connection.pipeline() as pipeline, connection.transaction():
+            states, versions = await self._read(connection, pipeline, batches)
+            parts = [self._compute(batch, states[batch.partition], versions) for batch in batches]
+            await self._write(connection, parts)
             self.crash_point("project.between-rows-and-offset")
-            await self._advance(connection, batch, changes)
+            await self._advance(connection, parts)
+            # Not with the commit: after an error the transaction must end by a rollback, which is sent only now.
+            await pipeline.sync()
         self.crash_point("project.after-commit")
 
     async def _read(
-        self, connection: Connection, batch: ChangeBatch
-    ) -> tuple[tuple[int | None, Millis], dict[EmailId, CurrentVersion]]:
-        """Lock the next offset; return the held offset, the partition's time and the emails' current versions."""
-        async with connection.pipeline():
-            await self._enter(connection)
-            locked = await connection.execute(SQL["lock_offset"], (TOPIC, batch.partition))
-            ids = list({change.email_id for change in batch.changes if isinstance(change, EmailChange)})
-            current = await connection.execute(SQL["standing"], (ids,))
-        offset = await locked.fetchone()
-        if offset is None or offset[0] != batch.first_offset:
-            raise OffsetConflict(
-                f"partition {batch.partition}: expected {batch.first_offset}, found {offset and offset[0]}"
-            )
-        return (offset[1], offset[2]), {
+        self, connection: Connection, pipeline: psycopg.AsyncPipeline, batches: Sequence[ChangeBatch]
+    ) -> tuple[dict[int, _PartitionState], dict[EmailId, CurrentVersion]]:
+        """Lock the partitions' offsets; return their states by partition, and the emails' current versions."""
+        await self._enter(connection)
+        locked = await connection.execute(SQL["lock_offsets"], (TOPIC, [batch.partition for batch in batches]))
+        ids = list(set[EmailId]().union(*(batch.email_ids() for batch in batches)))
+        current = await connection.execute(SQL["standing"], (ids,))
+        await pipeline.sync()
+        states = {row[0]: _PartitionState(*row[1:]) for row in await locked.fetchall()}
+        for batch in batches:
+            state = states.get(batch.partition)
+            if state is None or state.next_offset != batch.first_offset:
+                raise OffsetConflict(
+                    f"partition {batch.partition}: expected {batch.first_offset}, found {state and state.next_offset}"
+                )
+        return states, {
             row[0]: CurrentVersion(row[1], row[2], decode(EMAIL_STATES, row[3])) for row in await current.fetchall()
         }
+
+    def _compute(
+        self, batch: ChangeBatch, state: _PartitionState, versions: Mapping[EmailId, CurrentVersion]
+    ) -> _PartitionChanges:
+        changes = compute_row_changes(batch.changes, versions, self.hash_address, state.through, self.old_hash_address)
+        return _PartitionChanges(batch, changes, state.rebuilding_to)
 
     async def _enter(self, connection: Connection) -> None:
         await connection.execute(SQL["enter"], {"schema": self.schema, "live": self.live, "lock": SWAP_LOCK})
 
-    async def _advance(self, connection: Connection, batch: ChangeBatch, changes: RowChanges) -> None:
-        values = {
-            "topic": TOPIC,
-            "partition": batch.partition,
-            "expected": batch.first_offset,
-            "next": batch.next_offset,
-            "through": changes.through,
-            "changed": changes.changed,
-            **mark_columns(batch.last_record),
-        }
-        advanced = await connection.execute(SQL["advance"], values)
-        assert advanced.rowcount == 1, "the row is locked and was checked"
+    async def _write(self, connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
+        await _write_rows(connection, parts)
+        released = [part.batch.partition for part in parts if part.is_released]
+        if self.live:
+            await _write_jobs(connection, parts)
+        if released:
+            await connection.execute(SQL["release"], (released,))
+        if self.live and (released or any(part.changes.debts for part in parts)):
+            await connection.execute(SQL["wake"])
+
+    async def _advance(self, connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
+        rows = [
+            {
+                "partition": batch.partition,
+                "expected": batch.first_offset,
+                "next": batch.next_offset,
+                "through": changes.through,
+                "changed": changes.changed,
+                **mark_columns(batch.last_record),
+            }
+            for batch, changes, _ in parts
+        ]
+        await _bulk(connection, "advance", rows, topic=TOPIC)
 
 
-async def _write_rows(connection: Connection, partition: int, changes: RowChanges) -> None:
-    await _bulk(connection, "stand", columns.history(changes.standing.items()), partition=partition)
+async def _write_rows(connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
+    changes = join_row_changes([part.changes for part in parts])
+    current = (columns.history(part.changes.standing.items(), part.batch.partition) for part in parts)
+    await _bulk(connection, "stand", chain.from_iterable(current))
     await _bulk(connection, "close", columns.versions(changes.closed))
     await _write_mails(connection, changes)
     await _bulk(connection, "remember", columns.timeline(changes.timeline.items()))
@@ -153,10 +201,14 @@ async def _write_mails(connection: Connection, changes: RowChanges) -> None:
     )
 
 
-async def _write_jobs(connection: Connection, changes: RowChanges, held: bool, traces: Mapping[EmailId, str]) -> None:
-    debts = columns.debts(changes.debts, changes.ended, "held" if held else "pending", traces)
-    await _bulk(connection, "owe", debts)
-    await _bulk(connection, "settle", columns.settlements(changes.ended.items()))
+async def _write_jobs(connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
+    owed = (
+        columns.debts(part.changes.debts, part.changes.ended, "held" if part.is_held else "pending", part.batch.traces)
+        for part in parts
+    )
+    await _bulk(connection, "owe", chain.from_iterable(owed))
+    ended = chain.from_iterable(part.changes.ended.items() for part in parts)
+    await _bulk(connection, "settle", columns.settlements(ended))
 
 
 async def _bulk(connection: Connection, name: str, rows: Iterable[Mapping[str, Any]], **values: Any) -> None:

@@ -14,20 +14,27 @@ select next_offset, rebuilding_to from next_offsets where topic = %s and partiti
 -- name: mark
 select last_offset, last_time, last_digest from next_offsets where topic = %s and partition = %s
 
--- name: lock_offset
-select next_offset, rebuilding_to, through from next_offsets where topic = %s and partition = %s for update
+-- name: lock_offsets
+-- In order, so that two projectors that have some partitions in common for a moment can't deadlock.
+select partition, next_offset, rebuilding_to, through from next_offsets where topic = %s and partition = any(%s)
+order by partition for update
 
 -- name: first_offset
 insert into next_offsets (topic, partition, next_offset, rebuilding_to, partitions) values (%s, %s, %s, %s, %s)
 on conflict do nothing
 
 -- name: advance
-update next_offsets
-set next_offset = %(next)s, through = %(through)s, changed = greatest(changed, %(changed)s),
-    rebuilding_to = case when rebuilding_to > %(next)s then rebuilding_to end,
-    last_offset = coalesce(%(last_offset)s, last_offset), last_time = coalesce(%(last_time)s, last_time),
-    last_digest = coalesce(%(last_digest)s, last_digest)
-where topic = %(topic)s and partition = %(partition)s and next_offset = %(expected)s
+-- The rows are locked and their offsets were compared.
+update next_offsets o
+set next_offset = row.next, through = row.through, changed = greatest(o.changed, row.changed),
+    rebuilding_to = case when o.rebuilding_to > row.next then o.rebuilding_to end,
+    last_offset = coalesce(row.last_offset, o.last_offset), last_time = coalesce(row.last_time, o.last_time),
+    last_digest = coalesce(row.last_digest, o.last_digest)
+from unnest(
+    %(partition)b::integer[], %(expected)b::bigint[], %(next)b::bigint[], %(through)b::bigint[], %(changed)b::bigint[],
+    %(last_offset)b::bigint[], %(last_time)b::bigint[], %(last_digest)b::bytea[]
+) as row (partition, expected, next, through, changed, last_offset, last_time, last_digest)
+where o.topic = %(topic)s and o.partition = row.partition and o.next_offset = row.expected
 
 -- name: standing
 select email_id::text, version, valid_from, state from history where email_id = any(%b::uuid[])
@@ -36,14 +43,14 @@ select email_id::text, version, valid_from, state from history where email_id = 
 insert into history (
     email_id, partition, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
     status, listed, sent_at, updated_at, version, valid_from, provider_ids, state)
-select email_id, %(partition)s, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
+select email_id, partition, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
     status, listed, sent_at, updated_at, version, valid_from, string_to_array(provider_ids, chr(31)), state
 from unnest(
-    %(email_id)b::uuid[], %(tenant)b::text[], %(dialect)b::text[], %(brand)b::text[], %(brand_uuid)b::uuid[],
-    %(identity)b::text[], %(message_id)b::text[], %(recipient)b::text[], %(kind)b::text[], %(status)b::text[],
+    %(email_id)b::uuid[], %(partition)b::integer[], %(tenant)b::text[], %(dialect)b::text[], %(brand)b::text[],
+    %(brand_uuid)b::uuid[], %(identity)b::text[], %(message_id)b::text[], %(recipient)b::text[], %(kind)b::text[], %(status)b::text[],
     %(listed)b::text[], %(sent_at)b::bigint[], %(updated_at)b::bigint[], %(version)b::integer[],
     %(valid_from)b::bigint[], %(provider_ids)b::text[], %(state)b::bytea[]
-) as row (email_id, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
+) as row (email_id, partition, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
     status, listed, sent_at, updated_at, version, valid_from, provider_ids, state)
 on conflict (email_id) do update set
     tenant = excluded.tenant, dialect = excluded.dialect, brand = excluded.brand, brand_uuid = excluded.brand_uuid,
@@ -188,7 +195,7 @@ where j.queue = 'emit' and j.stream = head.stream and j.seq > head.seq and j.sta
 update jobs.jobs set state = 'pending', due_at = now()
 from history
 where jobs.queue = 'emit' and jobs.state = 'held'
-    and history.email_id = jobs.stream and history.partition = %s
+    and history.email_id = jobs.stream and history.partition = any(%s)
 
 -- name: wake
 select pg_notify('jobs_emit', '')

@@ -81,7 +81,7 @@ async def _follow(
     report_halt: ReportHalt,
 ) -> None:
     """Project batches until another projector has moved the offset."""
-    reader = create_consumer(rt.settings, fetch_max_wait_ms=250)
+    reader = create_consumer(rt.settings, fetch_max_wait_ms=500)
     await start_client(reader, rt.settings)
     try:
         partition = topic_partition(topic.name, _PARTITION, rt.settings)
@@ -89,7 +89,7 @@ async def _follow(
         if offset >= end:
             report_halt(topic, "")  # whatever it halted at is gone or was projected by another projector
         while True:
-            fetched = await get_records(reader, partition, timeout_ms=250, max_records=batch_size)
+            fetched = await get_records(reader, partition, timeout_ms=1000, max_records=batch_size)
             records = fetched.get(partition, [])
             if not records:
                 continue

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 
 from pipeline.errors import LogUnavailable, RoleStopped
 from pipeline.project.audit import EmailAuditor
+from pipeline.project.batch_joiner import BatchJoiner
 from pipeline.project.compacted_topics import follow_topic
 from pipeline.project.observer import ProjectObserver
 from pipeline.project.partition import OutageBackoff, PartitionProjector
@@ -30,7 +31,7 @@ from pipeline.runtime.sleep import sleep_unless
 from pipeline.runtime.tasks import cancel_tasks, run_loops, run_unless
 from pipeline.settings import Settings
 from projections import sink, suppressions, templates
-from projections.sink import Sink
+from projections.sink import ChangeBatch, Sink
 from topics.registry import EMAIL_CHANGES, SUPPRESSIONS, TEMPLATES
 
 CONSUMER_GROUP: Final = "project"
@@ -96,7 +97,7 @@ async def _project_with_consumer(rt: Runtime, backoff: OutageBackoff, observer: 
         group_id=consumer_group(rt.settings),
         session_timeout_ms=6_000,  # the brokers' minimum: a projector that is wrongly considered dead does no harm
         heartbeat_interval_ms=2_000,
-        fetch_max_wait_ms=100,  # a partition that is drained while a fetch for others is in flight waits this long
+        fetch_max_wait_ms=250,  # a partition that is drained while a fetch for others is in flight waits this long
     )
     projectors = PartitionProjectors(rt, reader, observer)
     ticker: asyncio.Task[None] | None = None
@@ -123,6 +124,7 @@ class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     def __init__(self, rt: Runtime, reader: AIOKafkaConsumer, observer: ProjectObserver) -> None:
         self._rt, self._reader, self._observer = rt, reader, observer
         self._sink = make_sink(rt.settings)
+        self._joiner = BatchJoiner(self._write)
         self._backoff = OutageBackoff(rt.stop, "Postgres")
         self._skipped = SkippedRecords(rt.settings)
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
@@ -134,7 +136,7 @@ class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         self._observer.note_assigned()
         for partition in assigned:
             projector = PartitionProjector(
-                *(self._rt, self._reader, self._sink, self._backoff, partition, self._projected),
+                *(self._rt, self._reader, self._sink, self._joiner, self._backoff, partition, self._projected),
                 *(self._observer.metrics, self._observer.progress, self._skipped),
             )
             self.projectors[partition] = projector
@@ -167,7 +169,14 @@ class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         if tasks and self._rt.stop.is_set():
             await asyncio.wait(tasks, timeout=3)
         await cancel_tasks(tasks)
+        await self._joiner.close()
         await self._commit_offsets()
+
+    async def _write(self, batches: Sequence[ChangeBatch]) -> None:
+        """Write the batches of some partitions in one transaction."""
+        async with self._rt.pool.connection() as database:
+            with self._observer.metrics.project_seconds.time():
+                await self._sink.apply(database, *batches)
 
     async def _commit_offsets(self) -> None:
         assigned = self._reader.assignment()

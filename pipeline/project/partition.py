@@ -10,6 +10,7 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from pipeline.errors import LogTooShort, LogUnavailable, PermanentError
+from pipeline.project.batch_joiner import BatchJoiner
 from pipeline.project.metrics import ProjectMetrics
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
@@ -83,6 +84,7 @@ class PartitionProjector:
     rt: Runtime
     reader: AIOKafkaConsumer
     sink: Sink
+    joiner: BatchJoiner
     backoff: OutageBackoff
     partition: TopicPartition
     projected: dict[TopicPartition, int]
@@ -136,7 +138,7 @@ class PartitionProjector:
         end = (await self.reader.end_offsets([self.partition]))[self.partition]
         number = self.partition.partition
         count = len(self.reader.partitions_for_topic(self.partition.topic) or ())
-        self.next_offset = await self._retry(lambda database: self.sink.start(database, number, beginning, end, count))
+        self.next_offset = await self._query(lambda database: self.sink.start(database, number, beginning, end, count))
         if self.catch_up_end is None:
             self.catch_up_end = end
         await self._require_same_log(end)
@@ -153,12 +155,12 @@ class PartitionProjector:
         """Raise LogTooShort unless the log has what was projected from it, as far as that has not expired."""
         if self.next_offset > end:
             raise LogTooShort(describe_short_log(self.partition, self.next_offset, end))
-        mark = await self._retry(lambda database: self.sink.read_mark(database, self.partition.partition))
+        mark = await self._query(lambda database: self.sink.read_mark(database, self.partition.partition))
         if mark is not None and await find_lost_marks(self.reader, {self.partition: mark}):
             raise LogTooShort(describe_other_log(self.partition, mark))
 
     async def _project_next(self) -> None:
-        limits = {"timeout_ms": 250, "max_records": TRANSACTION_MAX_RECORDS}
+        limits = {"timeout_ms": 1000, "max_records": TRANSACTION_MAX_RECORDS}
         fetched = await get_records(self.reader, self.partition, **limits)
         records = fetched.get(self.partition, [])
         # The position, not the last record's offset + 1: transaction markers take offsets, too.
@@ -185,8 +187,7 @@ class PartitionProjector:
         async def apply(batch: ChangeBatch) -> None:
             if traces:
                 batch = msgspec.structs.replace(batch, traces=traces)
-            with self.metrics.project_seconds.time():
-                await self._retry(lambda database: self.sink.apply(database, batch))
+            await self._retry(lambda: self.joiner.write(batch))
             now = self.rt.clock()
             for change in batch.changes:
                 if isinstance(change, EmailChange):
@@ -204,15 +205,23 @@ class PartitionProjector:
         now = self.rt.clock()
         await append_all(self.rt.log, [LogEntry(DEAD_LETTERS, None, unprojectable(*each, now)) for each in broken])
 
-    async def _retry(self, call: Callable[[Connection], Awaitable[T]]) -> T:
-        """Call with a connection until Postgres answers.
+    async def _query(self, call: Callable[[Connection], Awaitable[T]]) -> T:
+        """Call with a connection until Postgres answers."""
+
+        async def run() -> T:
+            async with self.rt.pool.connection() as database:
+                return await call(database)
+
+        return await self._retry(run)
+
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until Postgres answers.
 
         A call that was committed although its answer was lost raises OffsetConflict when it is repeated.
         """
         while True:
             try:
-                async with self.rt.pool.connection() as database:
-                    result = await call(database)
+                result = await call()
             except psycopg.errors.DeadlockDetected:
                 log.info("deadlock detected, retrying", partition=self.partition.partition)
             except DATABASE_UNAVAILABLE_ERRORS as error:

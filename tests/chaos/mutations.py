@@ -178,16 +178,17 @@ PROJECTIONS = (
         (
             Patch(
                 "projections/sink.py",
-                "            released = rebuilding_to is not None and not held\n",
-                "            released = rebuilding_to is not None and not held\n"
-                "            await self._advance(connection, batch, changes)\n"
-                "        async with connection.transaction():\n"
-                "            await self._enter(connection)\n",
+                "            await self._write(connection, parts)\n",
+                "            await self._advance(connection, parts)\n"
+                "            await pipeline.sync()\n"
+                "        async with connection.pipeline() as pipeline, connection.transaction():\n"
+                "            await self._enter(connection)\n"
+                "            await self._write(connection, parts)\n",
             ),
             Patch(
                 "projections/sink.py",
                 '            self.crash_point("project.between-rows-and-offset")\n'
-                "            await self._advance(connection, batch, changes)\n",
+                "            await self._advance(connection, parts)\n",
                 '            self.crash_point("project.between-rows-and-offset")\n',
             ),
         ),

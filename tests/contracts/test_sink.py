@@ -76,6 +76,47 @@ async def test_projector_with_other_offset_writes_nothing(connection: Connection
     assert await tables(connection) != before
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_batches_of_two_partitions_may_share_transaction(connection: Connection, sink: Sink, seed: int) -> None:
+    changes = lives(seed, 25).changes
+    email_ids = sorted({change.email_id for change in changes})
+    first, second = (
+        [
+            ChangeBatch(number, start, min(start + 9, len(part)), part[start : start + 9])
+            for part in [[change for change in changes if email_ids.index(change.email_id) % 2 == number]]
+            for start in range(0, len(part), 9)
+        ]
+        for number in (0, 1)
+    )
+
+    async def start() -> None:
+        await empty(connection)
+        for number in (0, 1):
+            await sink.start(connection, number, 0, (20, 1_000)[number])  # one is released, the other stays held
+
+    await start()
+    for run in (*first, *second):
+        await sink.apply(connection, run)
+    one_by_one = await tables(connection)
+    assert {"held", "pending"} <= {state for _, _, state in await jobs(connection)}
+    await start()
+    for runs in zip(first, second, strict=False):
+        await sink.apply(connection, *runs)
+    for run in (*first[len(second) :], *second[len(first) :]):
+        await sink.apply(connection, run)
+    assert await tables(connection) == one_by_one
+
+
+async def test_conflict_of_one_partition_keeps_the_other_from_being_written(connection: Connection, sink: Sink) -> None:
+    log = lives(1, 10)
+    await project(connection, sink, log.runs(5)[:1])
+    before = await tables(connection)
+    other = Log(1).fold(request(77))
+    with pytest.raises(OffsetConflict, match="partition 1: expected 0, found None"):
+        await sink.apply(connection, log.runs(5)[1], ChangeBatch(1, 0, 1, other.changes))
+    assert await tables(connection) == before
+
+
 async def test_crash_between_rows_and_offset_writes_neither(connection: Connection) -> None:
     class Died(BaseException):
         pass

@@ -14,7 +14,7 @@ from faust.types.tuples import ConsumerMessage
 from pipeline.errors import LogUnavailable
 from pipeline.runtime.kafka_clients import CONSUMER_REQUEST_TIMEOUT_MS, limit_connecting
 
-FETCH_WAIT_MS: Final = 50
+FETCH_WAIT_MS: Final = 200
 """Milliseconds that a broker holds a fetch without records. aiokafka sends one fetch per broker at a time: a partition
 that was just read waits until it returns."""
 MAX_VALUE_BYTES: Final = 16 * 1024 * 1024

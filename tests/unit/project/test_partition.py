@@ -115,7 +115,7 @@ async def test_reader_that_was_sent_back_to_the_beginning_halts_the_projection()
         async def position(self, _: TopicPartition) -> int:
             return 5
 
-    parts: Any = (SimpleNamespace(), Reader(), None, None, place, {}, None, None, None)
+    parts: Any = (SimpleNamespace(), Reader(), None, None, None, place, {}, None, None, None)
     projector = PartitionProjector(*parts)
     projector.next_offset = 20
     with pytest.raises(LogTooShort, match="was read up to offset 20, but ends at 5"):
