@@ -18,7 +18,6 @@ COMPOSE: dict[str, Any] = yaml.safe_load(text("docker-compose.yml"))
 SCHEMA: dict[str, Any] = json.loads(text("tests/architecture/vendor/compose-spec.json"))
 OPTIONAL = {
     *("DATABASE_SESSION_URL", "DATABASE_READ_URL", "KAFKA_SASL_PASSWORD", "KAFKA_OAUTH_CLIENT_SECRET"),
-    "MAILFOLD_SECRETS",
     *("KAFKA_SSL_KEY_FILE", "KAFKA_SSL_KEY_PASSWORD"),
     *("MAILFOLD_SECRET", "MAILFOLD_SECRET_PREVIOUS", "MAILFOLD_SECRETS"),  # roles refuse to start without any
 }
