@@ -134,7 +134,7 @@ class Sink(msgspec.Struct, frozen=True):
         await self._enter(connection)
         locked = await connection.execute(SQL["lock_offsets"], (TOPIC, [batch.partition for batch in batches]))
         ids = list(set[EmailId]().union(*(batch.email_ids() for batch in batches)))
-        current = await connection.execute(SQL["standing"], (ids,))
+        current = await connection.execute(SQL["current_states"], (ids,))
         await pipeline.sync()
         states = {row[0]: _PartitionState(*row[1:]) for row in await locked.fetchall()}
         for batch in batches:
@@ -154,7 +154,7 @@ class Sink(msgspec.Struct, frozen=True):
         return _PartitionChanges(batch, changes, state.rebuilding_to)
 
     async def _enter(self, connection: Connection) -> None:
-        await connection.execute(SQL["enter"], {"schema": self.schema, "live": self.live, "lock": SWAP_LOCK})
+        await connection.execute(SQL["select_schema"], {"schema": self.schema, "live": self.live, "lock": SWAP_LOCK})
 
     async def _write(self, connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
         await _write_rows(connection, parts)
@@ -162,9 +162,9 @@ class Sink(msgspec.Struct, frozen=True):
         if self.live:
             await _write_jobs(connection, parts)
         if released:
-            await connection.execute(SQL["release"], (released,))
+            await connection.execute(SQL["release_jobs"], (released,))
         if self.live and (released or any(part.changes.debts for part in parts)):
-            await connection.execute(SQL["wake"])
+            await connection.execute(SQL["notify_emitters"])
 
     async def _advance(self, connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
         rows = [
@@ -184,20 +184,20 @@ class Sink(msgspec.Struct, frozen=True):
 async def _write_rows(connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
     changes = join_row_changes([part.changes for part in parts])
     current = (columns.history(part.changes.standing.items(), part.batch.partition) for part in parts)
-    await _bulk(connection, "stand", chain.from_iterable(current))
-    await _bulk(connection, "close", columns.versions(changes.closed))
+    await _bulk(connection, "write_current", chain.from_iterable(current))
+    await _bulk(connection, "write_versions", columns.versions(changes.closed))
     await _write_mails(connection, changes)
-    await _bulk(connection, "remember", columns.timeline(changes.timeline.items()))
-    await _bulk(connection, "take_back", columns.withdrawn_evidence(changes.evidence.items()))
-    await _bulk(connection, "tell", columns.evidence(changes.evidence.items()))
-    await _bulk(connection, "identify", columns.identities(changes.requests.values()))
+    await _bulk(connection, "write_timeline", columns.timeline(changes.timeline.items()))
+    await _bulk(connection, "remove_evidence", columns.withdrawn_evidence(changes.evidence.items()))
+    await _bulk(connection, "add_evidence", columns.evidence(changes.evidence.items()))
+    await _bulk(connection, "add_identities", columns.identities(changes.requests.values()))
 
 
 async def _write_mails(connection: Connection, changes: RowChanges) -> None:
     """Write the mails before the timeline: a view that is on the timeline already was counted before."""
     emails, events = zip(*views, strict=True) if (views := mail_updates.view_events(changes.timeline)) else ((), ())
     await _bulk(
-        connection, "mail", mail_updates.rows(changes.mails), view_emails=list(emails), view_events=list(events)
+        connection, "write_mails", mail_updates.rows(changes.mails), view_emails=list(emails), view_events=list(events)
     )
 
 
@@ -206,9 +206,9 @@ async def _write_jobs(connection: Connection, parts: Sequence[_PartitionChanges]
         columns.debts(part.changes.debts, part.changes.ended, "held" if part.is_held else "pending", part.batch.traces)
         for part in parts
     )
-    await _bulk(connection, "owe", chain.from_iterable(owed))
+    await _bulk(connection, "add_jobs", chain.from_iterable(owed))
     ended = chain.from_iterable(part.changes.ended.items() for part in parts)
-    await _bulk(connection, "settle", columns.settlements(ended))
+    await _bulk(connection, "close_jobs", columns.settlements(ended))
 
 
 async def _bulk(connection: Connection, name: str, rows: Iterable[Mapping[str, Any]], **values: Any) -> None:

@@ -1,4 +1,4 @@
--- name: enter
+-- name: select_schema
 -- The swap at the end of a rebuild takes this lock exclusively; projectors share it. The local search_path selects the
 -- schema to write. Commits do not wait for fsync: rows and offsets are written together, so what a crash of Postgres
 -- loses is read again. WAL is flushed in order, so no durable result of others can depend on rows that are lost.
@@ -36,10 +36,10 @@ from unnest(
 ) as row (partition, expected, next, through, changed, last_offset, last_time, last_digest)
 where o.topic = %(topic)s and o.partition = row.partition and o.next_offset = row.expected
 
--- name: standing
+-- name: current_states
 select email_id::text, version, valid_from, state from history where email_id = any(%b::uuid[])
 
--- name: stand
+-- name: write_current
 insert into history (
     email_id, partition, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
     status, listed, sent_at, updated_at, version, valid_from, provider_ids, state)
@@ -59,14 +59,14 @@ on conflict (email_id) do update set
     updated_at = excluded.updated_at, version = excluded.version, valid_from = excluded.valid_from,
     provider_ids = excluded.provider_ids, state = excluded.state
 
--- name: close
+-- name: write_versions
 insert into versions (
     email_id, version, tenant, brand_uuid, recipient, listed, sent_at, valid_from, valid_to, state)
 select * from unnest(
     %(email_id)b::uuid[], %(version)b::integer[], %(tenant)b::text[], %(brand_uuid)b::uuid[], %(recipient)b::text[],
     %(listed)b::text[], %(sent_at)b::bigint[], %(valid_from)b::bigint[], %(valid_to)b::bigint[], %(state)b::bytea[])
 
--- name: remember
+-- name: write_timeline
 -- A repeated fact adds its place on the log, unless that is stored already; the first hundred places are kept, in the
 -- order in which they came. A correction (an event with a higher revision) replaces the event.
 insert into timeline (email_id, event_id, kind, occurred_at, recorded_at, places, revision, fact)
@@ -91,7 +91,7 @@ on conflict (email_id, event_id) do update set
 where excluded.revision > timeline.revision
     or not timeline.places @> excluded.places and cardinality(timeline.places) < 100
 
--- name: mail
+-- name: write_mails
 -- Rows are written in the order of their ids, so that two partitions that write the same mails can't deadlock.
 with fresh as (
     select v.email_id, count(*) as views
@@ -124,21 +124,21 @@ on conflict (mail_id) do update set
     mail = coalesce(excluded.mail, mails.mail) || jsonb_build_object(
         'views', mails.views + excluded.views, 'update_timestamp', greatest(mails.updated_at, excluded.updated_at))
 
--- name: tell
+-- name: add_evidence
 insert into evidence (tenant, brand, address_hash, email_id, reason, event_id, at)
 select * from unnest(
     %(tenant)b::text[], %(brand)b::text[], %(address_hash)b::bytea[], %(email_id)b::uuid[], %(reason)b::text[],
     %(event_id)b::text[], %(at)b::bigint[])
 on conflict (tenant, address_hash, brand, email_id, reason) do update set event_id = excluded.event_id, at = excluded.at
 
--- name: take_back
+-- name: remove_evidence
 delete from evidence where (tenant, address_hash, brand, email_id, reason) in (
     select tenant, address_hash, brand, email_id, reason
     from unnest(
         %(tenant)b::text[], %(brand)b::text[], %(address_hash)b::bytea[], %(email_id)b::uuid[], %(reason)b::text[]
     ) as row (tenant, brand, address_hash, email_id, reason))
 
--- name: identify
+-- name: add_identities
 insert into intake.identities (email_id, fingerprint, recorded_at)
 select * from unnest(%(email_id)b::uuid[], %(fingerprint)b::bytea[], %(recorded_at)b::bigint[])
 on conflict do nothing
@@ -151,7 +151,7 @@ delete from intake.identities where ctid = any(array(
     order by recorded_at limit %(limit)s for update skip locked
 ))
 
--- name: owe
+-- name: add_jobs
 -- Each word gets a number when it is first owed, and keeps it. A word that has a job already is not changed.
 insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, traceparent, finished_at)
 select 'emit', debt.stream,
@@ -167,7 +167,7 @@ where not exists (
     select from jobs.jobs where queue = 'emit' and stream = debt.stream and name = debt.name)
 on conflict (queue, stream, name) do nothing
 
--- name: settle
+-- name: close_jobs
 -- A job that was given up becomes dead, unless it was replayed since. The lease token stays, so that an emitter that
 -- holds the job notices that it is closed. The email's next jobs become due. A locked job is skipped: the emitter that
 -- appended its result is closing it at this moment, and two that wait for each other's jobs would deadlock.
@@ -190,12 +190,12 @@ update jobs.jobs j set due_at = now()
 from (select stream, max(seq) as seq from closed group by stream) head
 where j.queue = 'emit' and j.stream = head.stream and j.seq > head.seq and j.state = 'pending' and j.due_at > now()
 
--- name: release
+-- name: release_jobs
 -- The first read of a partition has reached its end: conversions that are owed and not settled become due.
 update jobs.jobs set state = 'pending', due_at = now()
 from history
 where jobs.queue = 'emit' and jobs.state = 'held'
     and history.email_id = jobs.stream and history.partition = any(%s)
 
--- name: wake
+-- name: notify_emitters
 select pg_notify('jobs_emit', '')

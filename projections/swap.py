@@ -124,8 +124,8 @@ async def swap_schemas(connection: Connection) -> int:
         rows = list(columns.debts(missing, ended, "pending"))
         if rows:
             table = {column: [row[column] for row in rows] for column in rows[0]}
-            await connection.execute(sink.SQL["owe"], table)
-            await connection.execute(sink.SQL["wake"])
+            await connection.execute(sink.SQL["add_jobs"], table)
+            await connection.execute(sink.SQL["notify_emitters"])
         for old, new in ((LIVE_SCHEMA, OLD_SCHEMA), (REBUILD_SCHEMA, LIVE_SCHEMA)):
             rename = sql.SQL("alter schema {} rename to {}").format(sql.Identifier(old), sql.Identifier(new))
             await connection.execute(rename)

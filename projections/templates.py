@@ -61,13 +61,13 @@ async def is_projected(connection: Connection, template: Template) -> bool:
 async def reserve_version(connection: Connection, template_id: str, content: str) -> int:
     """Return the newest version's number if it has this content hash; otherwise reserve and return the next number."""
     async with connection.transaction():
-        await connection.execute(SQL["one_at_a_time"], (template_id,))
+        await connection.execute(SQL["lock_template"], (template_id,))
         row = await (await connection.execute(SQL["latest"], (template_id,))).fetchone()
         if row is not None and row[1] == content:
             return int(row[0])
         version = 1 if row is None else row[0] + 1
         values = {"template_id": template_id, "version": version, "hash": content}
-        await connection.execute(SQL["remember"], values)
+        await connection.execute(SQL["reserve_version"], values)
         return int(version)
 
 
@@ -88,7 +88,7 @@ async def project(connection: Connection, expected: int, upto: int, templates: S
         for _, template in templates:
             row = msgspec.structs.asdict(template) | {"template": encode(TEMPLATES, template)}
             await connection.execute(SQL["add"], row)
-            await connection.execute(SQL["remember"], row)
+            await connection.execute(SQL["reserve_version"], row)
         return True
 
 

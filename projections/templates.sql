@@ -15,11 +15,11 @@ insert into templates.versions (template_id, version, tenant, name, hash, record
 values (%(template_id)s, %(version)s, %(tenant)s, %(name)s, %(hash)s, %(recorded_at)s, %(template)s)
 on conflict do nothing
 
--- name: remember
+-- name: reserve_version
 insert into intake.template_versions (template_id, version, hash)
 values (%(template_id)s, %(version)s, %(hash)s) on conflict do nothing
 
--- name: one_at_a_time
+-- name: lock_template
 select pg_advisory_xact_lock(hashtextextended(%s, 0))
 
 -- name: latest

@@ -104,7 +104,7 @@ class ResultBarrier:
             "state": [JOB_STATE_BY_OUTCOME[result.outcome] for result in ended],
         }
         async with self._rt.pool.connection() as connection:
-            await connection.execute(sink.SQL["settle"], values)
+            await connection.execute(sink.SQL["close_jobs"], values)
 
 
 def _decode(record: Any) -> ConversionResult | None:
