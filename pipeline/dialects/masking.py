@@ -4,17 +4,20 @@ The domain of a recipient stays, because much that goes wrong concerns a domain.
 reply or a mail's body, everything that looks like an address is replaced as a whole.
 """
 
+import re
 from typing import Any, Final
 
 from pipeline.webhooks.redaction import redact_all
 
 MASKED_LOCAL_PART: Final = "***"
+_DOMAIN: Final = re.compile(r"[\w.-]+")
 
 
 def mask_address(address: str) -> str:
     """Return an address, or ``Name <address>``, without name and local part: ``***@example.com``."""
-    _, at, domain = address.strip().rpartition("@")
-    return f"{MASKED_LOCAL_PART}@{domain.rstrip('>')}" if at else MASKED_LOCAL_PART
+    _, at, rest = address.strip().rpartition("@")
+    domain = _DOMAIN.match(rest)  # and nothing after it, such as a name behind the address
+    return f"{MASKED_LOCAL_PART}@{domain[0]}" if at and domain else MASKED_LOCAL_PART
 
 
 def mask_value(value: Any) -> Any:

@@ -28,7 +28,7 @@ from topics.registry import CONVERSION_RESULTS
 
 SQL: Final = SqlQueries(Path(__file__).with_name("queries.sql"))
 OVERLAP_S: Final = 120.0
-"""Seconds before the last finished job of the database from which on results are read: clocks differ, and a job is
+"""Seconds before the time up to which results are known from which on they are read: clocks differ, and a job is
 finished a moment after its result is on the log."""
 RETRY_INTERVAL_S: Final = 1.0
 MAX_RECORDS_PER_POLL: Final = 2000
@@ -56,12 +56,12 @@ class ResultBarrier:
 
     async def _close_told(self) -> datetime:
         async with self._rt.pool.connection() as connection:
-            row = await (await connection.execute(SQL["last_finished"])).fetchone()
+            row = await (await connection.execute(SQL["results_known_to"])).fetchone()
         assert row is not None
-        server, last_finished_s = row
+        server, known_to_s = row
         results = 0
-        if last_finished_s is not None:
-            results = await self._read_results(int((last_finished_s - OVERLAP_S) * 1000))
+        if known_to_s is not None:
+            results = await self._read_results(int((known_to_s - OVERLAP_S) * 1000))
         logger.info("results read to their end, claims begin", results=results)
         return server  # type: ignore[no-any-return]
 

@@ -2,8 +2,8 @@
 
 A network of clients may try a few keys a second that this gateway has not served yet. More of them wait a second or
 two, and are then looked up all together, so that any number of wrong keys costs one query a second. A key that was
-served before takes neither way: whoever floods the gateway with wrong keys slows only themselves, and nobody is refused
-for what others on the same network do.
+served before takes neither way. So whoever floods the gateway with wrong keys slows themselves and, on the same
+network, keys that this gateway has not served yet. Beyond thousands of waiting keys a further one gets a 503.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from pipeline.runtime.kafka import discover_partitions, topic_partition
 from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.settings import Settings
-from topics.codec import Undecodable, decode
+from topics.codec import NewerRecord, Undecodable, decode
 from topics.dead_letters import DeadLetter
 from topics.registry import DEAD_LETTERS
 
@@ -21,13 +21,13 @@ class DeadLetterReader:
         self.beginning, self.end = beginning, end
 
     async def read(self, start: int, stop: int) -> AsyncIterator[tuple[int, DeadLetter]]:
-        """Yield the letters in [start, stop) with their offsets; records that are no letters are left out."""
+        """Yield the letters in [start, stop) with their offsets; what is no letter of this version is left out."""
         self._reader.seek(self._partition, start)
         # The position, not the last record's offset + 1: the last offset may be a transaction's marker.
         while await self._reader.position(self._partition) < stop:
             fetched = await get_records(self._reader, self._partition, timeout_ms=250)
             for record in fetched.get(self._partition, []):
-                with contextlib.suppress(Undecodable):
+                with contextlib.suppress(Undecodable, NewerRecord):
                     if record.offset < stop:
                         yield record.offset, decode(DEAD_LETTERS, record.value)
 

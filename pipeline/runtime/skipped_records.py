@@ -76,7 +76,8 @@ class SkippedRecords:
 
     async def _read_on(self) -> None:
         async with open_dead_letters(self._settings) as letters:
-            async for _, letter in letters.read(max(self._next_offset, letters.beginning), letters.end):
+            async for offset, letter in letters.read(max(self._next_offset, letters.beginning), letters.end):
                 if letter.reason == SKIPPED:
                     self._places.add(letter.source)
+                self._next_offset = offset + 1  # a search that takes too long goes on here the next time
             self._next_offset = letters.end

@@ -35,11 +35,12 @@ STREAMING = (
         (
             Patch(
                 OUTLET,
-                "        sent = _write(self._producer, self._settings, writes)\n        added = self._add(offsets)\n",
+                "        sent = _write(self._producer, self._settings, writes, {EMAIL_CHANGES: traces})\n"
+                "        added = self._add(offsets)\n",
                 "        await self._add(offsets)\n"
                 "        await self._producer.commit_transaction()\n"
                 "        await self._producer.begin_transaction()\n"
-                "        sent = _write(self._producer, self._settings, writes)\n"
+                "        sent = _write(self._producer, self._settings, writes, {EMAIL_CHANGES: traces})\n"
                 "        added = asyncio.sleep(0)\n",
             ),
         ),
@@ -50,9 +51,14 @@ STREAMING = (
         (
             Patch(
                 BACKLOG,
-                "        await self._append(records)\n        self._in_progress.put_nowait((tasks, finish))\n",
+                "        await self._append(records)\n        if traced:\n",
                 "        self._in_progress.put_nowait((tasks, finish))\n"
-                "        await asyncio.sleep(0)\n        await self._append(records)\n",
+                "        await asyncio.sleep(0)\n        await self._append(records)\n        if traced:\n",
+            ),
+            Patch(
+                BACKLOG,
+                "(traced.values())))\n        self._in_progress.put_nowait((tasks, finish))\n",
+                "(traced.values())))\n",
             ),
         ),
     ),
@@ -95,11 +101,15 @@ OUTBOXES = (
         (
             Patch(
                 "pipeline/dispatch/intake.py",
-                "                await _write(connection, rows)\n"
-                "                await self._positions.advance(connection, upto)\n",
-                "                await self._positions.advance(connection, upto)\n"
-                "            async with self._rt.pool.connection() as connection:\n"
-                "                await _write(connection, rows)\n",
+                "                await self._positions.advance(connection, upto, batches)\n                await connection.commit()\n",
+                "                await connection.commit()\n",
+            ),
+            Patch(
+                "pipeline/dispatch/intake.py",
+                "                await _write(connection, rows)\n                if self._rt.tracer.is_on:\n",
+                "                await self._positions.advance(connection, upto, batches)\n"
+                "                await connection.commit()\n"
+                "                await _write(connection, rows)\n                if self._rt.tracer.is_on:\n",
             ),
         ),
     ),

@@ -12,6 +12,7 @@ from pipeline.operations.skipping import skip_record
 from pipeline.runtime.bootstrap import Runtime, wall_clock
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.settings import Settings
 from tests.support.changes import Log, acked, event, identified
 from tests.support.changes import request as numbered
@@ -178,3 +179,10 @@ async def test_only_a_record_of_a_newer_version_can_be_skipped_and_once(settings
     await skip_record(settings, newer, "junk", wall_clock)
     assert "is skipped already" in await refusal(newer)
     assert len(await on(settings, DEAD_LETTERS)) == 1
+
+
+async def test_dead_letter_of_a_newer_version_hides_no_skipped_record(settings: Settings) -> None:
+    """A version that was rolled back may have left one."""
+    [newer, _] = await append_junk(settings, (PROVIDER_ACKS, NEWER_ACK), (DEAD_LETTERS, b'{"type":"dead-letter/2"}'))
+    await skip_record(settings, newer, "junk", wall_clock)
+    assert await SkippedRecords(settings).include(newer)

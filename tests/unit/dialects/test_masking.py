@@ -14,6 +14,7 @@ from projections.listing_query import ListingQuery
     ("address", "masked"),
     [
         ("anna@example.com", "***@example.com"),
+        ("<a@b.example> Jane Doe", "***@b.example"),
         ("Anna Example <anna@example.com>", "***@example.com"),
         ('"odd @ name"@example.com', "***@example.com"),
         ("not an address", "***"),
