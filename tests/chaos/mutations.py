@@ -101,7 +101,8 @@ OUTBOXES = (
         (
             Patch(
                 "pipeline/dispatch/intake.py",
-                "                await self._positions.advance(connection, upto, batches)\n                await connection.commit()\n",
+                "                await self._positions.advance(connection, upto, batches)\n"
+                "                await connection.commit()\n",
                 "                await connection.commit()\n",
             ),
             Patch(
