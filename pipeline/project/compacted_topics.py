@@ -12,12 +12,13 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from pipeline.errors import RecoverableError, RoleStopped
+from pipeline.errors import LogTooShort, RecoverableError, RoleStopped
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.kafka import append_all, topic_partition
 from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
+from pipeline.runtime.log_marks import describe_short_log
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.skipped_records import SkippedRecords
@@ -64,7 +65,7 @@ async def follow_topic(
             return
         except _UNAVAILABLE_ERRORS as error:
             logger.warning("topic not projected, retrying", topic=topic.name, error=type(error).__name__)
-        except NewerRecord as error:
+        except (NewerRecord, LogTooShort) as error:
             logger.critical("projection halted", topic=topic.name, error=str(error))
             report_halt(topic, str(error))
             await sleep_unless(rt.stop, _HALT_PAUSE_S)
@@ -80,7 +81,7 @@ async def _follow(
     skipped: SkippedRecords,
     report_halt: ReportHalt,
 ) -> None:
-    """Project batches until another projector has moved the offset."""
+    """Project batches until another projector, or `mailfold recover`, has moved the offset."""
     reader = create_consumer(rt.settings, fetch_max_wait_ms=500)
     await start_client(reader, rt.settings)
     try:
@@ -92,7 +93,12 @@ async def _follow(
             fetched = await get_records(reader, partition, timeout_ms=1000, max_records=batch_size)
             records = fetched.get(partition, [])
             if not records:
+                if await _is_moved_back(rt, tables, offset):
+                    return
                 continue
+            if records[0].offset < offset:
+                # The offset to read next is not on the log any more, and the consumer went to the beginning.
+                raise LogTooShort(describe_short_log(partition, offset, records[0].offset))
             decoded = await skipped.pass_over(records, functools.partial(_decode_or_bury, rt, topic))
             async with rt.pool.connection() as connection:
                 if not await tables.project(connection, offset, records[-1].offset + 1, decoded):
@@ -106,14 +112,25 @@ async def _follow(
 async def _seek_to_next(
     rt: Runtime, reader: AIOKafkaConsumer, partition: TopicPartition, tables: TopicProjection
 ) -> tuple[int, int]:
-    """Assign the partition to the reader, and seek to the next offset; return that and the partition's end."""
+    """Assign the partition to the reader, and seek to the next offset; return that and the partition's end.
+
+    Raise LogTooShort if the log ends before it.
+    """
     reader.assign([partition])
     beginning = (await reader.beginning_offsets([partition]))[partition]
     end = (await reader.end_offsets([partition]))[partition]
     async with rt.pool.connection() as connection:
         offset = await tables.next_offset(connection, beginning)
+    if offset > end:
+        raise LogTooShort(describe_short_log(partition, offset, end))
     reader.seek(partition, offset)
     return offset, end
+
+
+async def _is_moved_back(rt: Runtime, tables: TopicProjection, offset: int) -> bool:
+    """Return whether `mailfold recover` wants the topic to be read again, which has no new records."""
+    async with rt.pool.connection() as connection:
+        return await tables.next_offset(connection, offset) < offset
 
 
 async def _decode_or_bury(rt: Runtime, topic: Topic, records: Sequence[Any]) -> list[tuple[int, Any]]:

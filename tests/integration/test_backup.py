@@ -1,5 +1,6 @@
 """`mailfold backup` and `restore` on a real Postgres: what Postgres owns comes back, or nothing changes."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,8 +12,8 @@ from psycopg import sql
 from pydantic import SecretStr
 
 from pipeline import admin
-from pipeline.errors import SchemaMismatch
-from pipeline.operations.backup import save
+from pipeline.errors import DatabaseUnavailable, SchemaMismatch
+from pipeline.operations.backup import restore, save
 from pipeline.operations.backup.contents import OWNED_TABLES, REBUILT_TABLES, BackupHeader
 from pipeline.operations.backup.restore import BackupMismatch, restore_backup, verify_backup
 from pipeline.operations.backup.save import BackupNotWritten, save_backup
@@ -125,6 +126,53 @@ async def test_database_in_use_is_refused_and_stays_as_it_is(
     with pytest.raises(BackupMismatch, match=r"in use: jobs\.next_offsets have rows; create a new database"):
         await restore_backup(new_database, tmp_path / "one", PASSPHRASE)
     assert await contents(new_database, "admin.tenants") == {"admin.tenants": []}
+
+
+async def test_row_that_is_written_during_the_look_at_the_tables_is_seen(
+    filled: Settings, new_database: Settings, tmp_path: Path
+) -> None:
+    await save_backup(filled, tmp_path / "one", PASSPHRASE)
+    async with await connect(new_database) as other, await connect(new_database) as observer:
+        await other.set_autocommit(False)
+        await other.execute("insert into admin.tenants (tenant) values ('other')")
+        restoring = asyncio.create_task(restore_backup(new_database, tmp_path / "one", PASSPHRASE))
+        waiting = "select 1 from pg_locks where not granted and mode = 'ExclusiveLock'"
+        while not restoring.done() and not (await observer.execute(waiting)).rowcount:
+            await asyncio.sleep(0)
+        await other.commit()
+        with pytest.raises(BackupMismatch, match=r"in use: admin\.tenants have rows"):
+            await restoring
+
+
+async def test_row_that_is_there_already_is_one_sentence(
+    filled: Settings, new_database: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pass_by(_connection: Any) -> None:
+        """Look at nothing."""
+
+    await save_backup(filled, tmp_path / "one", PASSPHRASE)
+    monkeypatch.setattr(restore, "_require_unused", pass_by)
+    async with await connect(new_database) as connection:
+        await connection.execute("insert into admin.tenants (tenant) values ('acme')")
+    with pytest.raises(BackupMismatch, match="does not take a row, nothing was restored: duplicate key"):
+        await restore_backup(new_database, tmp_path / "one", PASSPHRASE)
+
+
+async def test_failure_at_the_commit_does_not_say_that_nothing_was_restored(
+    filled: Settings, new_database: Settings, tmp_path: Path
+) -> None:
+    await save_backup(filled, tmp_path / "one", PASSPHRASE)
+    async with await connect(new_database) as connection:
+        await connection.execute(
+            "create function fail_at_commit() returns trigger language plpgsql as"
+            " $$ begin raise exception 'going down' using errcode = 'admin_shutdown'; end $$"
+        )
+        await connection.execute(
+            "create constraint trigger fail after insert on admin.tenants deferrable initially deferred"
+            " for each row execute function fail_at_commit()"
+        )
+    with pytest.raises(DatabaseUnavailable, match=r"either everything or nothing was restored.*going down"):
+        await restore_backup(new_database, tmp_path / "one", PASSPHRASE)
 
 
 async def test_database_without_tables_is_refused(filled: Settings, empty_database_url: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.settings import Settings
 from tests.support.changes import lives
 from tests.support.projecting import caught_up, projecting, publish
 from tests.support.seeing import rows, until
-from topics.registry import TEMPLATES
+from topics.registry import SUPPRESSIONS, TEMPLATES
 
 
 async def is_ready(rt: Runtime) -> bool:
@@ -81,6 +81,28 @@ async def test_halted_compacted_topic_is_told_by_metrics_and_readiness_until_it_
         await rows(rt, "update templates.next_offsets set next_offset = 1 returning 1")
         await until(lambda: is_ready(rt))
         assert sample(rt, "mailfold_compacted_topic_halted", topic="templates") == 0
+
+
+async def test_compacted_topic_that_was_cut_is_not_read_from_its_beginning(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compacted_topics, "_HALT_PAUSE_S", 0.05)
+    offset = "select next_offset from suppressions.next_offsets"
+    async with open_runtime(settings, signals=False) as rt:
+        await rows(rt, "insert into suppressions.next_offsets values ('suppressions', 0, 9) returning 1")
+        await rt.log.append_raw(SUPPRESSIONS.name, b"k", b"{}")
+    async with projecting(settings) as rt:
+
+        async def problem() -> str:
+            return (await rt.health.find_problems()).get("topic suppressions", "")
+
+        said = await until(problem)
+        assert "suppressions/0 was read up to offset 9, but ends at 1: " in said
+        assert "mailfold recover" in said
+        assert await rows(rt, offset) == [(9,)]
+        await rows(rt, "update suppressions.next_offsets set next_offset = 0 returning 1")
+        await until(lambda: is_ready(rt))
+        assert await rows(rt, offset) == [(1,)]
 
 
 async def test_halted_partition_is_told_by_metrics_readiness_and_status(

@@ -17,6 +17,9 @@ where schemaname not in ('pg_catalog', 'information_schema') order by 1
 -- name: has_rows
 select exists (select from {})
 
+-- name: lock_tables
+lock table {} in exclusive mode
+
 -- name: shift_places
 -- No place of another log: in order with each other, and before everything that is read from the log.
 update suppressions.decisions set nth = nth - %(shift)s where nth >= 0

@@ -95,17 +95,25 @@ async def restore_backup(
     _require_readable(verified.header)
     if not other_secret:
         _require_same_secret(verified.header, settings)
+    is_written = False
     try:
         async with await connect_session(settings) as connection, connection.transaction():
+            await _lock_tables(connection)
             await _require_unused(connection)
             rows = await _restore_tables(connection, _read(path, passphrase))
             if rows != verified.rows:
                 raise BackupUnreadable(f"{path} has other rows than it says: {rows}, {verified.rows}")
             await connection.execute(SQL["shift_places"], {"shift": PLACE_SHIFT})
             await connection.execute(SQL["end_leases"])
+            is_written = True
     except psycopg.OperationalError as error:
+        if is_written:
+            raise DatabaseUnavailable(
+                "Postgres failed at the end, and either everything or nothing was restored. Repeat it: if it says that "
+                f"the database is in use, everything was. {first_line(error)}"
+            ) from error
         raise DatabaseUnavailable(f"Postgres failed, nothing was restored: {first_line(error)}") from error
-    except psycopg.DataError as error:
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
         raise BackupMismatch(f"Postgres does not take a row, nothing was restored: {first_line(error)}") from error
     return RestoredBackup(verified.header, rows, await _compare_log(verified.header, settings))
 
@@ -137,6 +145,12 @@ def _require_same_secret(header: BackupHeader, settings: Settings) -> None:
             "those in MAILFOLD_SECRET or MAILFOLD_SECRETS; if they are lost, restore with --other-secret, run "
             "`mailfold secrets accept`, and give every credential again"
         )
+
+
+async def _lock_tables(connection: Connection) -> None:
+    """Let nobody else write a row between the look at the tables and the end of the restoration."""
+    names = [sql.Identifier(*table.name.split(".")) for table in OWNED_TABLES]
+    await connection.execute(sql.SQL(SQL["lock_tables"]).format(sql.SQL(", ").join(names)))
 
 
 async def _require_unused(connection: Connection) -> None:

@@ -46,6 +46,10 @@ class BackupUnreadable(PermanentError):
     """The file is no backup, is damaged, or has another passphrase."""
 
 
+class BackupUnconfirmed(PermanentError):
+    """The file is complete, but the disk did not confirm its name."""
+
+
 class SealedWriter:
     """Writer of one new file, which gets its name only when it is complete and on disk.
 
@@ -75,7 +79,7 @@ class SealedWriter:
     def write_part(self, plain: bytes, *, last: bool = False) -> None:
         """Encrypt and write one part; after the last one, write the checksum and give the file its name.
 
-        Raise OSError, as where the disk is full.
+        Raise OSError, as where the disk is full, and BackupUnconfirmed.
         """
         assert len(plain) + TAG_BYTES <= MAX_PART_BYTES
         assert self._number < MAX_PARTS
@@ -102,8 +106,14 @@ class SealedWriter:
         self._output.flush()
         os.fsync(self._output.fileno())
         self._temporary.replace(self.path)
-        _sync_folder(self.path.parent)
         self._is_complete = True
+        try:
+            _sync_folder(self.path.parent)
+        except OSError as error:
+            raise BackupUnconfirmed(
+                f"{self.path} is complete, but the disk did not confirm its name, so that it may be missing after a "
+                f"power failure: {error.strerror or error}. Look at the disk, then save another"
+            ) from error
 
     def _write(self, data: bytes) -> None:
         self._checksum.update(data)

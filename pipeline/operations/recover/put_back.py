@@ -5,6 +5,8 @@ command neither. What comes back is read by the roles as if it had never been aw
 """
 
 import asyncio
+import sys
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
@@ -22,7 +24,7 @@ from pipeline.runtime.ports import LogEntry
 from projections import suppressions
 from projections.history_queries import decode_fact
 from topics.changes import Fact
-from topics.codec import decode
+from topics.codec import NewerRecord, Undecodable, decode
 from topics.conversions import ConversionResult
 from topics.events import DeliveryEvent, Retraction
 from topics.record import Millis
@@ -38,6 +40,7 @@ from topics.registry import (
 )
 from topics.requests import SendRequest
 from topics.suppressions import AddressLifted, AddressListed, SuppressionDecision, SuppressionReason
+from topics.templates import Template
 
 OVERLAP_MS: Final = 60 * 60 * 1000
 """Milliseconds before the log's last old record from which on everything is put back or read again: topics are not cut
@@ -76,8 +79,12 @@ async def find_windows(consumer: AIOKafkaConsumer, rt: Runtime, losses: list[Log
     return windows
 
 
-async def put_back(rt: Runtime, windows: Mapping[int, Millis], losses: list[LogLoss]) -> PutBack:
-    """Append what Postgres has since the windows' beginnings; return how much. Waits until Kafka confirms all."""
+async def put_back(rt: Runtime, windows: Mapping[int, Millis]) -> PutBack:
+    """Append what Postgres has since the windows' beginnings; return how much. Waits until Kafka confirms all.
+
+    Decisions and templates are compared with the log, one by one: their topics keep the latest of each key for ever,
+    and what the log has of a later time must not be overruled by what is appended behind it.
+    """
     done = PutBack()
     if windows:
         values = {"partitions": list(windows), "since": list(windows.values())}
@@ -90,13 +97,8 @@ async def put_back(rt: Runtime, windows: Mapping[int, Millis], losses: list[LogL
             late = [request for request in requests if request.recorded_at >= min(windows.values())]
             await append_until_confirmed(rt.log, [_entry_of(request) for request in late])
             done.requests += len(late)
-    topics_lost = {loss.topic for loss in losses}
     done.decisions = await _put_back_decisions(rt)
-    if TEMPLATES.name in topics_lost or await _end(rt, TEMPLATES) == 0:
-        async for rows in _batches(rt, "templates", {}):
-            templates = [decode(TEMPLATES, template) for (template,) in rows]
-            await append_until_confirmed(rt.log, [LogEntry(TEMPLATES, each.key, each) for each in templates])
-            done.templates += len(templates)
+    done.templates = await _put_back_templates(rt)
     return done
 
 
@@ -111,16 +113,58 @@ async def count_unlogged(rt: Runtime) -> int:
 
 
 async def _put_back_decisions(rt: Runtime) -> int:
-    """Append the decisions about addresses that only Postgres has; return how many."""
-    end = await _end(rt, SUPPRESSIONS)
-    async with rt.pool.connection() as connection:
-        is_read = await suppressions.read_next_offset(connection) >= end
+    """Append the decisions about addresses of which the log has neither themselves nor a later one; return how many."""
+    on_log: dict[str, Millis] = {}
+    async for record in _records_of(rt, SUPPRESSIONS):
+        try:
+            decision: SuppressionDecision = decode(SUPPRESSIONS, record.value)
+        except NewerRecord:
+            on_log[(record.key or b"").decode(errors="replace")] = sys.maxsize  # who reads it must decide
+        except Undecodable:
+            continue
+        else:
+            on_log[decision.key] = max(decision.at, on_log.get(decision.key, 0))
     appended = 0
-    async for rows in _batches(rt, "decisions", {"end": end, "is_read": is_read}):
+    async for rows in _batches(rt, "decisions", {}):
         decisions = [_decision(dict(zip(_DECISION_FIELDS, row, strict=True))) for row in rows]
-        await append_until_confirmed(rt.log, [LogEntry(SUPPRESSIONS, each.key, each) for each in decisions])
-        appended += len(decisions)
+        lost = [each for each in decisions if each.at > on_log.get(each.key, -1)]
+        await append_until_confirmed(rt.log, [LogEntry(SUPPRESSIONS, each.key, each) for each in lost])
+        appended += len(lost)
     return appended
+
+
+async def _put_back_templates(rt: Runtime) -> int:
+    """Append the versions of templates that the log does not have; return how many."""
+    on_log = {record.key async for record in _records_of(rt, TEMPLATES)}
+    appended = 0
+    async for rows in _batches(rt, "templates", {}):
+        templates: list[Template] = [decode(TEMPLATES, template) for (template,) in rows]
+        lost = [each for each in templates if each.key.encode() not in on_log]
+        await append_until_confirmed(rt.log, [LogEntry(TEMPLATES, each.key, each) for each in lost])
+        appended += len(lost)
+    return appended
+
+
+async def _records_of(rt: Runtime, topic: Topic) -> AsyncIterator[Any]:
+    """Yield all records of a topic that has one partition. Raise LogUnavailable if no more come before its end."""
+    consumer = create_consumer(rt.settings)
+    await start_client(consumer, rt.settings)
+    try:
+        place = topic_partition(topic.name, 0, rt.settings)
+        consumer.assign([place])
+        consumer.seek(place, (await consumer.beginning_offsets([place]))[place])
+        end = (await consumer.end_offsets([place]))[place]
+        last_progress = time.monotonic()
+        while await consumer.position(place) < end:
+            records: list[Any] = (await get_records(consumer, place, timeout_ms=200)).get(place, [])
+            if records:
+                last_progress = time.monotonic()
+            elif time.monotonic() - last_progress > SEARCH_TIMEOUT_S:
+                raise LogUnavailable(f"{place.topic}/{place.partition} can't be read")
+            for record in records:
+                yield record
+    finally:
+        await consumer.stop()
 
 
 def _decision(fields: dict[str, Any]) -> SuppressionDecision:

@@ -28,9 +28,8 @@ where h.valid_from >= lost.since or t.recorded_at >= lost.since
 select payload from jobs.jobs where queue = 'dispatch' and state <> 'done' and payload <> ''
 
 -- name: decisions
--- Decisions that the log does not have: their places are beyond its end, or they are from a backup.
-select tenant, brand, encode(address_hash, 'hex'), reason, note, decided_by, at from suppressions.decisions
-where nth >= %(end)s or (nth < 0 and %(is_read)s) order by nth
+-- All decisions in their order; through a server-side cursor.
+select tenant, brand, encode(address_hash, 'hex'), reason, note, decided_by, at from suppressions.decisions order by nth
 
 -- name: unlogged
 -- Decisions of a backup that the log does not have, although all of it was read; and the number of templates.

@@ -2,12 +2,13 @@
 
 The log is the record of everything, and Postgres reads it. Where the log lost something that Postgres has read, the
 facts are put back first. Then the readers are moved to where the log and Postgres still agree, an hour earlier for
-safety: whatever was accepted since is read, and what is read twice changes nothing. Nothing is deleted.
+safety: whatever was accepted since is read, and what is read twice changes nothing. Compacted topics are read from
+their beginning: no mark of the last record tells whether they are the ones that were read. Nothing is deleted.
 """
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -28,6 +29,9 @@ from pipeline.runtime.kafka import discover_partitions, topic_partition
 from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.leader import hold_command_lock
 from topics.registry import EMAIL_CHANGES, SUPPRESSIONS, TEMPLATES, UNCORRELATED_EVENTS
+
+_COMPACTED: Final = {TEMPLATES.name: "move_templates", SUPPRESSIONS.name: "move_suppressions"}
+"""The compacted topics, of one partition each, and the statements that move their readers."""
 
 
 class RecoveryCase(Enum):
@@ -56,7 +60,8 @@ PLAN: Final = (
     "If KAFKA_BOOTSTRAP or MAILFOLD_TOPIC_PREFIX names the wrong log, correct that instead, and change nothing.",
     "Else, with --yes: 1. what Postgres knows and the log lost is appended to the log again (what happened to emails, "
     "requests that are not sent yet, decisions about addresses, templates), 2. project and dispatch read the log again "
-    "from an hour before it was cut. What is read twice counts once: nobody gets an email or a conversion again.",
+    "from an hour before it was cut, decisions and templates from the beginning. What is read twice counts "
+    "once: nobody gets an email or a conversion again.",
 )
 
 
@@ -105,18 +110,24 @@ async def recover(rt: Runtime) -> Recovery:
         try:
             await _assign(consumer, rt, losses)
             windows = await find_windows(consumer, rt, losses)
-            offsets = {loss: await _restart_offset(consumer, rt, loss) for loss in losses}
-            done = await put_back(rt, windows, losses)
-            ends = await consumer.end_offsets(list(consumer.assignment())) if losses else {}
+            offsets = {
+                loss: await _restart_offset(consumer, rt, loss) for loss in losses if loss.topic not in _COMPACTED
+            }
+            done = await put_back(rt, windows)
+            places = list(consumer.assignment())
+            beginnings = await consumer.beginning_offsets(places) if losses else {}
+            ends = await consumer.end_offsets(places) if losses else {}
         finally:
             await consumer.stop()
-        await _move_readers(rt, offsets, ends)
-        return Recovery(done, len(losses))
+        if not losses:
+            return Recovery(done, 0)
+        await _move_readers(rt, offsets, ends, beginnings)
+        return Recovery(done, len(offsets) + len(_COMPACTED))
 
 
 async def _assign(consumer: AIOKafkaConsumer, rt: Runtime, losses: list[LogLoss]) -> None:
     if losses:
-        names = sorted({rt.settings.topic(loss.topic) for loss in losses})
+        names = sorted({rt.settings.topic(name) for name in (*_COMPACTED, *(loss.topic for loss in losses))})
         consumer.assign(await discover_partitions(consumer, *names))
 
 
@@ -128,29 +139,29 @@ async def _restart_offset(consumer: AIOKafkaConsumer, rt: Runtime, loss: LogLoss
     return await first_offset_after(consumer, place, loss.last_time - OVERLAP_MS)
 
 
-async def _move_readers(rt: Runtime, offsets: Mapping[LogLoss, int], ends: Mapping[TopicPartition, int]) -> None:
+async def _move_readers(
+    rt: Runtime,
+    offsets: Mapping[LogLoss, int],
+    ends: Mapping[TopicPartition, int],
+    beginnings: Mapping[TopicPartition, int],
+) -> None:
     """Store the new offsets in one transaction; a reader that is at work notices, and starts again from them."""
     async with rt.pool.connection() as connection, connection.transaction():
         for loss, offset in offsets.items():
             end = ends[topic_partition(loss.topic, loss.partition, rt.settings)]
             values = {"topic": loss.topic, "partition": loss.partition, "offset": offset, "end": end}
             await connection.execute(SQL[_statement(loss)], values)
-            await _free_places(connection, loss)
+            if loss.topic == UNCORRELATED_EVENTS.name:
+                await connection.execute(SQL["free_places"], {"partition": loss.partition})
+        for topic, statement in _COMPACTED.items():
+            beginning = beginnings[topic_partition(topic, 0, rt.settings)]
+            await connection.execute(SQL[statement], {"topic": topic, "partition": 0, "offset": beginning})
+        # Other decisions may have their places on the log now; those that are read take them again.
+        await connection.execute(BACKUP["shift_places"], {"shift": PLACE_SHIFT})
 
 
 def _statement(loss: LogLoss) -> str:
     """Return the name of the statement that moves a reader."""
-    by_topic = {
-        EMAIL_CHANGES.name: "move_projections",
-        TEMPLATES.name: "move_templates",
-        SUPPRESSIONS.name: "move_suppressions",
-    }
-    return by_topic.get(loss.topic) or ("move_jobs" if loss.reader == "dispatch" else "move_correlation")
-
-
-async def _free_places(connection: Any, loss: LogLoss) -> None:
-    """Free the places on the log that rows have, because other records get them."""
-    if loss.topic == UNCORRELATED_EVENTS.name:
-        await connection.execute(SQL["free_places"], {"partition": loss.partition})
-    if loss.topic == SUPPRESSIONS.name:
-        await connection.execute(BACKUP["shift_places"], {"shift": PLACE_SHIFT})
+    if loss.topic == EMAIL_CHANGES.name:
+        return "move_projections"
+    return "move_jobs" if loss.reader == "dispatch" else "move_correlation"

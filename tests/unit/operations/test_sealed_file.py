@@ -9,7 +9,13 @@ import pytest
 
 from pipeline.errors import InvalidSettings
 from pipeline.operations.backup import sealed_file
-from pipeline.operations.backup.sealed_file import BackupUnreadable, SealedWriter, read_parts, verify_checksum
+from pipeline.operations.backup.sealed_file import (
+    BackupUnconfirmed,
+    BackupUnreadable,
+    SealedWriter,
+    read_parts,
+    verify_checksum,
+)
 from tests.support.modes import mode
 
 PASSPHRASE = "a passphrase of tests"
@@ -166,3 +172,15 @@ def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_name_that_the_disk_does_not_confirm_is_told_of_a_file_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sealed_file, "_sync_folder", fail)
+    with pytest.raises(BackupUnconfirmed, match=r"one is complete, but the disk did not confirm.*: Input/output error"):
+        written(tmp_path / "one")
+    assert list(read_parts(tmp_path / "one", PASSPHRASE)) == PARTS
