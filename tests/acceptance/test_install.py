@@ -11,7 +11,7 @@ import pytest
 from tests.support.environments import ROOT, UV, interpreter, pins, resolved, run, uv
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-FILES = {"requirements.txt": ["build"], "requirements-dev.txt": ["build", "dev"]}
+FILES = {"requirements.txt": ["build", "tracing"], "requirements-dev.txt": ["build", "tracing", "dev"]}
 WITHOUT_WHEELS = "dkimpy"
 """A package without a wheel, for tests only: pure Python, built by the pinned setuptools."""
 
