@@ -16,14 +16,15 @@ from pipeline.errors import InvalidSettings
 from pipeline.settings import Settings
 
 
-def _program_version() -> str:
+def program_version() -> str:
+    """Return this version of Mailfold; "unknown" where it runs from a checkout that is not installed."""
     try:
         return version("mailfold")
-    except PackageNotFoundError:  # it runs from a checkout that is not installed
+    except PackageNotFoundError:
         return "unknown"
 
 
-APPLICATION_NAME: Final = f"mailfold/{_program_version()}"
+APPLICATION_NAME: Final = f"mailfold/{program_version()}"
 """The name under which the connections of this version are listed in pg_stat_activity."""
 _DEFAULT_PARAMETERS: Final = {
     "connect_timeout": "5",

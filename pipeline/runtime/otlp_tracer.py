@@ -11,7 +11,6 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import version
 from typing import Any, Final
 
 from opentelemetry.context import Context
@@ -31,6 +30,7 @@ from opentelemetry.trace import (
 )
 
 from pipeline.runtime import tracing
+from pipeline.runtime.conninfo import program_version
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.tracing import Attribute, TracedKey, Tracer, as_current, traceparent_of
 from pipeline.settings import Settings
@@ -75,7 +75,7 @@ class OtlpTracer(Tracer):
     is_on = True
 
     def __init__(self, provider: TracerProvider) -> None:
-        self._tracer = provider.get_tracer("mailfold", version("mailfold"))
+        self._tracer = provider.get_tracer("mailfold", program_version())
 
     @contextlib.contextmanager
     def request_span(
@@ -223,7 +223,7 @@ def open_otlp_tracer(settings: Settings, role: str, count: CountSpans) -> Iterat
     """Yield a tracer that exports to the collector which the SDK's variables name."""
     # It logs each attempt; the queue logs when the collector goes and comes back.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
-    own = {"service.namespace": "mailfold", "service.name": f"mailfold-{role}", "service.version": version("mailfold")}
+    own = {"service.namespace": "mailfold", "service.name": f"mailfold-{role}", "service.version": program_version()}
     resource = Resource.create({**own, "mailfold.role": role}).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     queue = SpanQueue(OTLPSpanExporter(), settings.trace_queue_spans, settings.trace_export_delay_ms / 1000, count)

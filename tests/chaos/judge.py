@@ -194,7 +194,7 @@ async def _check_dead_letters(world: World, poison: set[Place]) -> list[str]:
 
 def _check_rebuild(world: World) -> list[str]:
     try:
-        world.cli("rebuild", "--check", patience=900)
+        world.cli("rebuild", "--check", patience=900, tree=world.newest_tree)
     except (AssertionError, subprocess.TimeoutExpired) as error:
         return [str(error)[-1500:]]
     return []

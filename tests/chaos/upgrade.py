@@ -38,6 +38,7 @@ class Upgrade:
         await play.while_posting(exchanges * SECONDS_PER_EXCHANGE, self._up_and_down(play))
 
     async def _up_and_down(self, play: Play) -> None:
+        play.world.newest_tree = self._after
         await asyncio.to_thread(play.world.cli, "migrate", tree=self._after)
         for number in range(self._passes):
             if number % 2 == 0:

@@ -86,6 +86,8 @@ class World:
         self.receiver_port, self.smtp_port = free_port(), free_port()
         self.gateways: list[str] = []
         self.key = ""
+        self.newest_tree: Path | None = None
+        """The tree of the newest version that has worked here, whose commands know every table; None: ours."""
         self._private = ec.generate_private_key(ec.SECP256R1())
         self._dice = random.Random(0)
         for role in ROLES:

@@ -19,7 +19,6 @@ from pipeline.gateway.openapi import common
 from pipeline.runtime.bootstrap import open_runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER
 from pipeline.runtime.kafka_clients import create_admin, start_client
-from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
 from tests.support.gateway import Gateway, gateway
@@ -159,7 +158,7 @@ async def test_metrics_need_the_key_or_a_local_connection(settings: Settings) ->
     async with gateway(settings, metrics_key=settings.secret) as served:
         assert (await served.http.get("/metrics")).status_code == 401
         assert (await served.http.get("/metrics", headers={"Authorization": "Bearer wrong"})).status_code == 401
-        bearer = {"Authorization": f"Bearer {secret_ring(settings)}"}
+        bearer = {"Authorization": f"Bearer {settings.secret.get_secret_value()}"}
         assert (await served.http.get("/metrics", headers=bearer)).status_code == 200
 
 

@@ -1,7 +1,6 @@
 """Make a backup: what Postgres owns, in one snapshot and one encrypted file; `mailfold backup` calls it."""
 
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +22,7 @@ from pipeline.operations.backup.contents import (
 )
 from pipeline.operations.backup.log_state import read_log_state
 from pipeline.operations.backup.sealed_file import SealedWriter
-from pipeline.runtime.conninfo import first_line
+from pipeline.runtime.conninfo import first_line, program_version
 from pipeline.runtime.database import connect_session
 from pipeline.runtime.schema import require_schema
 from pipeline.runtime.secret_fingerprints import fingerprints_of
@@ -88,7 +87,7 @@ async def _make_header(connection: Connection, settings: Settings, log_state: Lo
     row = await (await connection.execute(SQL["moment"])).fetchone()
     assert row is not None
     return BackupHeader(
-        version=version("mailfold"),
+        version=program_version(),
         made_at=row[0],
         migrations=(await compare_schema(connection)).applied,
         feature_level=await read_level(connection),

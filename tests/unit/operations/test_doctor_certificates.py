@@ -112,8 +112,9 @@ async def test_server_without_tls_and_sockets_have_no_line() -> None:
 async def test_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certificates, "CONNECT_TIMEOUT_S", 0.1)
 
-    async def wait(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
+        writer.close()  # from Python 3.12 on the server waits for that
 
     server = await asyncio.start_server(wait, "127.0.0.1", 0)
     async with server:
