@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from projections import feature_level
 from projections import migrate as module
 from projections.migrate import MIGRATIONS, SchemaBusy, SchemaTooNew, UpgradeUnfinished, compare_schema, migrate
 
@@ -42,7 +43,7 @@ async def _raise_nothing(_connection: Connection) -> int:
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     monkeypatch.setattr(module, "MIGRATIONS", tmp_path)
-    monkeypatch.setattr(module.feature_level, "raise_level", _raise_nothing)  # these versions have no such table
+    monkeypatch.setattr(feature_level, "raise_level", _raise_nothing)  # these versions have no such table
     monkeypatch.setattr(module, "_LOCK_TIMEOUT", "50ms")
     monkeypatch.setattr(module, "_RETRY_PAUSE_S", 0.05)
     return Files(tmp_path)
