@@ -44,6 +44,7 @@ def test_every_engine_has_the_states_of_a_plain_fold(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.ci
 def test_engines_take_turns_and_have_the_same_states_in_each_round(tmp_path: Path) -> None:
     engines, _ = bench(tmp_path, "--rounds", "2", "quix", "ours")
     assert [(row["engine"], row["states"], row["different"]) for row in engines] == [

@@ -154,6 +154,7 @@ def test_key_is_shown_once_and_can_be_revoked(settings: Settings) -> None:
     assert len(run("keys", "list")[1].split()) > len(listed.split())
 
 
+@pytest.mark.ci
 def test_key_is_listed_with_its_limits_rotated_and_revoked_by_itself(settings: Settings) -> None:
     env = environment_of(settings)
     run = _runner(env)

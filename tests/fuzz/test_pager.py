@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 
 from pipeline.runtime.signing import AddressHasher, Signer, hash_address
 from pipeline.settings import Settings
@@ -143,6 +144,7 @@ def expected(partitions: Sequence[Partition], listing: Listing) -> list[tuple[st
     return [(email_id, shown) for _, email_id, shown in sorted(rows, reverse=True)]
 
 
+@pytest.mark.ci
 async def test_every_page_of_a_listing_shows_one_moment_of_the_log(settings: Settings) -> None:
     chance = random.Random(EMAILS)
     partitions = [Partition(number, chance) for number in range(PARTITIONS)]

@@ -45,6 +45,7 @@ async def codecs_on(settings: Settings, topic: Topic) -> set[str]:
     return codecs
 
 
+@pytest.mark.ci
 async def test_worker_compresses_reads_every_codec_and_recovers_its_states(settings: Settings, tmp_path: Path) -> None:
     entries = lives(60, seed=8)
     for number, codec in enumerate(CODECS):

@@ -35,6 +35,7 @@ def settings_for(folder: Path) -> Settings:
     )
 
 
+@pytest.mark.ci
 async def test_what_kafka_and_postgres_confirmed_is_there_after_kill_9_and_after_a_restart(stack_folder: Path) -> None:
     settings = settings_for(stack_folder)
     async with Stack(settings, roles=[]) as stack:

@@ -120,6 +120,7 @@ async def told_of(settings: Settings, email_id: EmailId, mark: str) -> bool:
     return any(getattr(change.state, mark) is not None for change in await changes_of(settings, email_id))
 
 
+@pytest.mark.ci
 async def test_lost_disk_is_recovered_without_expired_states(settings: Settings, tmp_path: Path) -> None:
     worker = Worker(settings, tmp_path / "one", **AT_ONCE)
     with worker:
@@ -142,6 +143,7 @@ async def test_lost_disk_is_recovered_without_expired_states(settings: Settings,
     assert recovered[OVER].opened == states[OVER].opened
 
 
+@pytest.mark.ci
 async def test_a_crash_between_the_tombstones_and_the_store_changes_nothing(settings: Settings, tmp_path: Path) -> None:
     with Worker(settings, tmp_path / "one", **NEVER) as remembering:
         await feed(settings, entries([*STORY, *UNFINISHED]))

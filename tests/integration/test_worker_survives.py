@@ -124,6 +124,7 @@ async def test_a_lost_disk_is_recovered_from_the_log(settings: Settings, tmp_pat
         await assert_folded(settings)
 
 
+@pytest.mark.ci
 async def test_an_old_disk_catches_up_with_what_another_worker_wrote(settings: Settings, tmp_path: Path) -> None:
     one, two = Worker(settings, tmp_path / "one"), Worker(settings, tmp_path / "two")
     entries = lives(90, seed=1)
@@ -179,6 +180,7 @@ async def test_a_worker_frozen_past_its_session_writes_nothing_more_and_works_ag
         assert one.terminate() == 0
 
 
+@pytest.mark.ci
 async def test_sigterm_ends_a_worker_whose_brokers_are_silent(settings: Settings, tmp_path: Path) -> None:
     async with kafka_proxy(settings.kafka_bootstrap) as proxy:
         behind = settings.model_copy(update={"kafka_bootstrap": proxy.bootstrap})
