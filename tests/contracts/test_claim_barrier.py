@@ -4,7 +4,6 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -17,6 +16,7 @@ from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.database import Pool, open_database
 from pipeline.runtime.role_metrics import RoleMetrics
 from pipeline.settings import Settings
+from tests.support.job_rows import ask
 from tests.support.seeing import until
 
 LIMITS = ClaimLimits(max_jobs=20, max_jobs_per_lane=10, lease_s=0.6)
@@ -29,12 +29,6 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
             job = "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload)"
             await ask(opened, f"{job} values ('dispatch', %s, 0, 'send', 'acme/7', 'pending', '')", uuid.uuid4())
         yield opened
-
-
-async def ask(pool: Pool, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    async with pool.connection() as connection:
-        found = await connection.execute(query.encode(), values)
-        return await found.fetchall() if found.description else []
 
 
 async def started_at(pool: Pool) -> datetime:

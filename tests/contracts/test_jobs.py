@@ -6,7 +6,6 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -21,6 +20,7 @@ from pipeline.runtime.bootstrap import wall_clock
 from pipeline.runtime.database import Pool, open_database
 from pipeline.runtime.role_metrics import RoleMetrics
 from pipeline.settings import Settings
+from tests.support.job_rows import ask
 from tests.support.seeing import until
 
 INSERT = "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload)"
@@ -49,12 +49,6 @@ async def put(
             values,
         )
     return streams
-
-
-async def ask(pool: Pool, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    async with pool.connection() as connection:
-        cursor = await connection.execute(query, values)  # type: ignore[arg-type,unused-ignore]
-        return await cursor.fetchall() if cursor.description else []
 
 
 async def expire(pool: Pool) -> None:

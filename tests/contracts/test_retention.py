@@ -1,15 +1,14 @@
 """What the roles delete of old rows on a real Postgres, and that everything young or owed stays."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 import pytest
-from pydantic import SecretStr
 
 from pipeline.jobs.retention import expiring_jobs
 from pipeline.project.main import expiring_identities
-from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.database import Pool
 from pipeline.runtime.retention import ExpiringRows, delete_batch
 from pipeline.settings import Settings
 
@@ -20,12 +19,6 @@ JOB = (
     " now() - %(age)s * interval '1 day', case when %(ended)s then now() - %(age)s * interval '1 day' end"
 )
 ENDED = ("done", "dead", "unknown")
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    async with open_database(Settings(database_url=SecretStr(database_url)), size=2) as opened:
-        yield opened
 
 
 async def execute(pool: Pool, query: str, values: Any = None) -> None:

@@ -13,9 +13,6 @@ delete from admin.routes where tenant = %s and brand = %s
 -- name: add_route
 insert into admin.routes (tenant, brand, provider, weight) values (%s, %s, %s, %s)
 
--- name: list_routes
-select tenant, brand, provider, weight from admin.routes order by tenant, brand, provider
-
 -- name: set_dkim
 update admin.brands set dkim_domain = %s, dkim_selector = %s, dkim_key_sealed = %s where tenant = %s and brand = %s
 
