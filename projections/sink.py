@@ -12,10 +12,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import psycopg
 
-from projections import columns, mail_updates
+from projections import columns, mail_updates, statistics_rows
 from projections.log_mark import LogMark, mark_columns, mark_from_row
 from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes, join_row_changes
-from projections.sql import SqlQueries
+from projections.sql import SqlQueries, by_column
+from projections.statistics import CampaignBook, CountedState, StatisticsChanges, compute_statistics
 from projections.suppression_rules import HashAddress
 from topics.changes import EmailChange, Tick
 from topics.codec import decode
@@ -66,6 +67,7 @@ class _PartitionChanges(NamedTuple):
     batch: ChangeBatch
     changes: RowChanges
     rebuilding_to: int | None
+    statistics: StatisticsChanges
 
     @property
     def is_held(self) -> bool:
@@ -118,8 +120,12 @@ class Sink(msgspec.Struct, frozen=True):
         Raises OffsetConflict and writes nothing if another projector moved one of the offsets.
         """
         async with connection.pipeline() as pipeline, connection.transaction():
-            states, versions = await self._read(connection, pipeline, batches)
-            parts = [self._compute(batch, states[batch.partition], versions) for batch in batches]
+            states, versions, counted = await self._read(connection, pipeline, batches)
+            books = await statistics_rows.read_books(connection, pipeline, batches, counted)
+            parts = [
+                self._compute(batch, states[batch.partition], versions, counted, book)
+                for batch, book in zip(batches, books, strict=True)
+            ]
             await self._write(connection, parts)
             self.crash_point("project.between-rows-and-offset")
             await self._advance(connection, parts)
@@ -129,8 +135,8 @@ class Sink(msgspec.Struct, frozen=True):
 
     async def _read(
         self, connection: Connection, pipeline: psycopg.AsyncPipeline, batches: Sequence[ChangeBatch]
-    ) -> tuple[dict[int, _PartitionState], dict[EmailId, CurrentVersion]]:
-        """Lock the partitions' offsets; return their states by partition, and the emails' current versions."""
+    ) -> tuple[dict[int, _PartitionState], dict[EmailId, CurrentVersion], dict[EmailId, CountedState]]:
+        """Lock the partitions' offsets; return their states by partition, the emails' versions and what is counted."""
         await self._enter(connection)
         locked = await connection.execute(SQL["lock_offsets"], (TOPIC, [batch.partition for batch in batches]))
         ids = list(set[EmailId]().union(*(batch.email_ids() for batch in batches)))
@@ -143,15 +149,25 @@ class Sink(msgspec.Struct, frozen=True):
                 raise OffsetConflict(
                     f"partition {batch.partition}: expected {batch.first_offset}, found {state and state.next_offset}"
                 )
-        return states, {
-            row[0]: CurrentVersion(row[1], row[2], decode(EMAIL_STATES, row[3])) for row in await current.fetchall()
-        }
+        versions: dict[EmailId, CurrentVersion] = {}
+        counted: dict[EmailId, CountedState] = {}
+        for email_id, version, valid_from, current_state, *counted_columns in await current.fetchall():
+            versions[email_id] = CurrentVersion(version, valid_from, decode(EMAIL_STATES, current_state))
+            counted[email_id] = statistics_rows.counted_state(versions[email_id], *counted_columns)
+        return states, versions, counted
 
     def _compute(
-        self, batch: ChangeBatch, state: _PartitionState, versions: Mapping[EmailId, CurrentVersion]
+        self,
+        batch: ChangeBatch,
+        state: _PartitionState,
+        versions: Mapping[EmailId, CurrentVersion],
+        counted: Mapping[EmailId, CountedState],
+        book: CampaignBook,
     ) -> _PartitionChanges:
         changes = compute_row_changes(batch.changes, versions, self.hash_address, state.through, self.old_hash_address)
-        return _PartitionChanges(batch, changes, state.rebuilding_to)
+        after = ((email_id, version.state) for email_id, version in changes.standing.items())
+        statistics = compute_statistics(batch.changes, after, counted, book)
+        return _PartitionChanges(batch, changes, state.rebuilding_to, statistics)
 
     async def _enter(self, connection: Connection) -> None:
         await connection.execute(SQL["select_schema"], {"schema": self.schema, "live": self.live, "lock": SWAP_LOCK})
@@ -176,14 +192,17 @@ class Sink(msgspec.Struct, frozen=True):
                 "changed": changes.changed,
                 **mark_columns(batch.last_record),
             }
-            for batch, changes, _ in parts
+            for batch, changes, *_ in parts
         ]
         await _bulk(connection, "advance", rows, topic=TOPIC)
 
 
 async def _write_rows(connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
     changes = join_row_changes([part.changes for part in parts])
-    current = (columns.history(part.changes.standing.items(), part.batch.partition) for part in parts)
+    current = (
+        columns.history(part.changes.standing.items(), part.batch.partition, part.statistics.group_ids)
+        for part in parts
+    )
     await _bulk(connection, "write_current", chain.from_iterable(current))
     await _bulk(connection, "write_versions", columns.versions(changes.closed))
     await _write_mails(connection, changes)
@@ -191,6 +210,7 @@ async def _write_rows(connection: Connection, parts: Sequence[_PartitionChanges]
     await _bulk(connection, "remove_evidence", columns.withdrawn_evidence(changes.evidence.items()))
     await _bulk(connection, "add_evidence", columns.evidence(changes.evidence.items()))
     await _bulk(connection, "add_identities", columns.identities(changes.requests.values()))
+    await statistics_rows.write(connection, [(part.batch.partition, part.statistics) for part in parts])
 
 
 async def _write_mails(connection: Connection, changes: RowChanges) -> None:
@@ -215,5 +235,4 @@ async def _bulk(connection: Connection, name: str, rows: Iterable[Mapping[str, A
     """Execute one statement for all rows, with an array per column: a fifth of the time of a statement per row."""
     table = list(rows)
     if table:
-        by_column = {column: [row[column] for row in table] for column in table[0]}
-        await connection.execute(SQL[name], by_column | values)
+        await connection.execute(SQL[name], by_column(table) | values)
