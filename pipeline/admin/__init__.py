@@ -37,13 +37,24 @@ from pipeline.admin.providers import (
 )
 from pipeline.admin.scopes import BRAND_SCOPES, SCOPE_MEANINGS, KeyScope
 from pipeline.admin.sql import fetch_rows
-from pipeline.admin.tenants import Tenant, add_tenant
+from pipeline.admin.tenants import (
+    SUSPENSION_DELAY_S,
+    Tenant,
+    TenantSummary,
+    add_tenant,
+    get_tenant,
+    open_jobs,
+    resume_tenant,
+    suspend_tenant,
+    unknown_tenant,
+)
 
 __all__ = [
     "BRAND_SCOPES",
     "KEY_PATTERN",
     "PROVIDER_KINDS",
     "SCOPE_MEANINGS",
+    "SUSPENSION_DELAY_S",
     "ApiKey",
     "Brand",
     "Destination",
@@ -51,6 +62,7 @@ __all__ = [
     "KeyScope",
     "Provider",
     "Tenant",
+    "TenantSummary",
     "add_brand",
     "add_destination",
     "add_key",
@@ -62,6 +74,7 @@ __all__ = [
     "find_keys",
     "get_destination",
     "get_provider",
+    "get_tenant",
     "is_possible_key",
     "is_unencrypted_url",
     "key_hash",
@@ -69,7 +82,11 @@ __all__ = [
     "list_keys",
     "list_providers",
     "note_key_use",
+    "open_jobs",
+    "resume_tenant",
     "revoke_key",
     "rotate_key",
     "rotate_webhook_key",
+    "suspend_tenant",
+    "unknown_tenant",
 ]

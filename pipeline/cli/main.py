@@ -26,6 +26,7 @@ from pipeline.cli import (
     settings,
     suppressions,
     templates,
+    tenants,
     topics,
     up,
     upgrade,
@@ -58,8 +59,8 @@ COMMAND_PANELS: Final = {
 
 for _group in (up, dev, roles, inspect_commands, doctor, recover, backup, renormalize, settings, upgrade):
     app.add_typer(_group.app)
-for _name in ("tenants", "destinations"):
-    app.add_typer(getattr(admin, _name), name=_name)
+app.add_typer(tenants.app, name="tenants")
+app.add_typer(admin.destinations, name="destinations")
 app.add_typer(brands.app, name="brands")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(providers_check.app, name="providers")

@@ -28,6 +28,7 @@ class OwnedTable(msgspec.Struct, frozen=True):
 
 
 OWNED_TABLES: Final = (
+    OwnedTable("admin.deleted_tenants"),
     OwnedTable("admin.tenants"),
     OwnedTable("admin.api_keys"),
     OwnedTable("admin.providers"),
