@@ -233,7 +233,7 @@ def _api_key(row: tuple[Any, ...], hashed: bytes = b"") -> ApiKey:
     # A newer version may have scopes that this one does not know, and has no routes for.
     known = None if scopes is None else frozenset(KeyScope(scope) for scope in scopes if scope in set(KeyScope))
     limits = KeyLimits(known, brand, tuple(networks), expires_at)
-    owner = Tenant(tenant, batch_max, rate_per_second, row[10])
+    owner = Tenant(tenant, batch_max, rate_per_second, *row[10:])
     return ApiKey(name, owner, limits, last_used_on, hashed, stored_hash)
 
 

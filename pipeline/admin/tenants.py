@@ -27,6 +27,8 @@ class Tenant:
     """Messages per second."""
     suspension: str | None = None
     """The reason why nothing is sent for it, which its callers are told; None if it is not suspended."""
+    verified_senders: bool = False
+    """Its mail is accepted from verified domains only."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class TenantSummary:
 
 
 async def add_tenant(pool: Pool, tenant: Tenant) -> None:
-    """Add a tenant or change its limits; a suspension stays as it is. Raise Refused."""
+    """Add a tenant or change its limits; all else stays as it is. Raise Refused."""
     values = {"tenant": tenant.tenant, "batch_max": tenant.batch_max, "rate_per_second": tenant.rate_per_second}
-    if not await execute(pool, "add_tenant", **values):
+    if not await execute(pool, "add_tenant", **values, verified_senders=tenant.verified_senders):
         raise Refused(f"tenant {tenant.tenant} was deleted, and the log still has its mail; choose another name")
 
 
@@ -56,8 +58,7 @@ async def get_tenant(pool: Pool, name: str) -> TenantSummary:
     row = await fetch_row(pool, "tenant", name)
     if row is None:
         raise unknown_tenant(name)
-    tenant, batch_max, rate_per_second, suspension, *rest = row
-    return TenantSummary(Tenant(tenant, batch_max, rate_per_second, suspension), *rest, await open_jobs(pool, name))
+    return TenantSummary(Tenant(*row[:5]), *row[5:], await open_jobs(pool, name))
 
 
 async def open_jobs(pool: Pool, name: str) -> Mapping[tuple[str, str], int]:

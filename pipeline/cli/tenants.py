@@ -1,15 +1,15 @@
 """`mailfold tenants`: add, show, suspend, resume and delete tenants."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from pipeline import admin
 from pipeline.admin import TenantSummary
-from pipeline.cli.context import cell, console, run_with_pool, run_with_runtime, table
+from pipeline.cli.context import cell, console, minute, run_with_pool, run_with_runtime, table
 from pipeline.errors import Refused
 from pipeline.operations import tenant_deletion
+from pipeline.runtime.database import Pool
 
 app = typer.Typer(help="Tenants: the customers of this installation, who may send.", no_args_is_help=True)
 
@@ -20,17 +20,31 @@ def add_tenant(
     batch_max: Annotated[int | None, typer.Option(help="Messages accepted in one batch. [MAILFOLD_BATCH_MAX]")] = None,
     rate: Annotated[float | None, typer.Option(help="Messages per second. [MAILFOLD_RATE_PER_SECOND]")] = None,
 ) -> None:
-    """Add a tenant, or change its limits."""
-    run_with_pool(lambda pool, _: admin.add_tenant(pool, admin.Tenant(tenant, batch_max, rate)))
+    """Add a tenant, or change its limits.
+
+    A tenant that is added beside others may send only from domains that are verified for it (`mailfold domains`).
+    """
+
+    async def add(pool: Pool) -> bool:
+        must_verify = await admin.has_other_tenants(pool, tenant)
+        await admin.add_tenant(pool, admin.Tenant(tenant, batch_max, rate, verified_senders=must_verify))
+        return must_verify
+
+    must_verify = run_with_pool(lambda pool, _: add(pool))
     console().print(f"tenant {tenant}; next: mailfold keys add {tenant}", markup=False)
+    if must_verify:
+        typer.echo(
+            f"it may send only from domains that are verified for it: mailfold domains add DOMAIN --tenant {tenant}",
+            err=True,
+        )
 
 
 @app.command("list")
 def list_tenants() -> None:
     """Show the tenants and their limits; where a limit is empty, the installation's applies."""
-    listing = table("tenant", "batch max", "per second", "suspended since")
-    for *row, suspended_at in run_with_pool(lambda pool, _: admin.fetch_rows(pool, "list_tenants")):
-        listing.add_row(*map(cell, row), _minute(suspended_at))
+    listing = table("tenant", "batch max", "per second", "senders", "suspended since")
+    for *row, suspended_at, verified_senders in run_with_pool(lambda pool, _: admin.fetch_rows(pool, "list_tenants")):
+        listing.add_row(*map(cell, row), _senders(verified_senders), minute(suspended_at))
     console().print(listing)
 
 
@@ -98,14 +112,15 @@ def _lines(summary: TenantSummary) -> list[str]:
     tenant = summary.tenant
     suspension = "no"
     if summary.suspended_at is not None:
-        suspension = f"since {_minute(summary.suspended_at)}" + (f": {tenant.suspension}" if tenant.suspension else "")
+        suspension = f"since {minute(summary.suspended_at)}" + (f": {tenant.suspension}" if tenant.suspension else "")
     jobs = ", ".join(f"{count} {queue} {state}" for (queue, state), count in summary.jobs.items())
     fields = {
         "tenant": tenant.tenant,
-        "added": _minute(summary.created_at),
+        "added": minute(summary.created_at),
         "suspended": suspension,
         "batch max": cell(tenant.batch_max) or "the installation's",
         "per second": cell(tenant.rate_per_second) or "the installation's",
+        "senders": _senders(tenant.verified_senders),
         "keys in force": cell(summary.keys),
         "brands": cell(summary.brands),
         "destinations": cell(summary.destinations),
@@ -114,5 +129,5 @@ def _lines(summary: TenantSummary) -> list[str]:
     return [f"{name:<14} {value}" for name, value in fields.items()]
 
 
-def _minute(at: datetime | None) -> str:
-    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
+def _senders(is_verified: bool) -> str:
+    return "of verified domains" if is_verified else "of any domain"

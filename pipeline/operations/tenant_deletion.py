@@ -52,6 +52,10 @@ STAGES: Final[CatchUpStages] = (
     ("project", (EMAIL_CHANGES,)),
 )
 """What the roles must have read before it is known what is owed."""
+CONFIGURATION_STEPS: Final = (
+    *("remember", "delete_keys", "delete_destinations", "delete_domains", "delete_brands", "delete_tenant"),
+)
+"""The statements that delete what operators set up for a tenant, in an order in which foreign keys hold."""
 _JOB_WORDS: Final = {"dispatch": "emails to send", "emit": "conversions"}
 
 Connection = psycopg.AsyncConnection[Any]
@@ -151,7 +155,7 @@ async def _delete_configuration(rt: Runtime, tenant: str) -> None:
             raise admin.unknown_tenant(tenant)
         if not row[0]:
             raise Refused(f"tenant {tenant} was resumed meanwhile; nothing is deleted")
-        for step in ("remember", "delete_keys", "delete_destinations", "delete_brands", "delete_tenant"):
+        for step in CONFIGURATION_STEPS:
             await connection.execute(SQL[step], (tenant,))
 
 

@@ -15,6 +15,9 @@ delete from admin.api_keys where tenant = %s
 -- name: delete_destinations
 delete from admin.destinations where tenant = %s
 
+-- name: delete_domains
+delete from admin.sender_domains where tenant = %s
+
 -- name: delete_brands
 -- Their routes are deleted with them.
 delete from admin.brands where tenant = %s

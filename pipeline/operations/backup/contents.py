@@ -35,6 +35,7 @@ OWNED_TABLES: Final = (
     OwnedTable("admin.brands"),
     OwnedTable("admin.routes"),
     OwnedTable("admin.destinations"),
+    OwnedTable("admin.sender_domains"),
     OwnedTable("admin.feature_level", replaces=True),
     OwnedTable("admin.secret_fingerprints", replaces=True),
     OwnedTable("intake.identities"),
