@@ -91,8 +91,9 @@ async def require_nothing_owed(rt: Runtime, tenant: str, *, discard: bool = Fals
     known_in = summary.suspended_at + timedelta(seconds=admin.SUSPENSION_DELAY_S) - datetime.now(UTC)
     await asyncio.sleep(min(max(known_in.total_seconds(), 0), admin.SUSPENSION_DELAY_S))
     await wait_until_caught_up(rt, stages=STAGES)
-    owed = await _owed(rt, tenant)
-    if owed and not discard:
+    jobs = await admin.open_jobs(rt.pool, tenant)
+    if jobs and not discard:
+        owed = [f"{count} {_JOB_WORDS[queue]} ({state})" for (queue, state), count in jobs.items()]
         raise Refused(
             f"tenant {tenant} is owed something: {', '.join(owed)}. Revoke its keys and resume it, so that "
             "it goes out, and replay what is dead (`mailfold dead list`); or give all of it up with --discard"
@@ -135,16 +136,6 @@ def remaining_records(rt: Runtime, now: datetime) -> tuple[RemainingRecords, ...
 async def _is_begun(rt: Runtime, tenant: str) -> bool:
     async with rt.pool.connection() as connection:
         return await (await connection.execute(SQL["deleted_at"], (tenant,))).fetchone() is not None
-
-
-async def _owed(rt: Runtime, tenant: str) -> list[str]:
-    """Return what is owed, in words."""
-    jobs = await admin.open_jobs(rt.pool, tenant)
-    owed = [f"{count} {_JOB_WORDS[queue]} ({state})" for (queue, state), count in jobs.items()]
-    async with rt.pool.connection() as connection:
-        row = await (await connection.execute(SQL["parked"], (tenant,))).fetchone()
-    assert row is not None
-    return owed + ([f"{row[0]} parked events"] if row[0] else [])
 
 
 async def _delete_configuration(rt: Runtime, tenant: str) -> None:

@@ -1,7 +1,3 @@
--- name: parked
--- Events that found their email, and are about to be appended to the log.
-select count(*) from correlation.parked p join projections.history h using (email_id) where h.tenant = %s
-
 -- name: lock_tenant
 -- Nobody adds a key, a brand or a destination of the tenant after this.
 select suspended_at is not null from admin.tenants where tenant = %s for update

@@ -60,7 +60,7 @@ async def test_changes_of_deleted_tenant_leave_no_row_however_the_log_is_split(
 
 async def test_facts_before_the_request_of_deleted_tenant_are_removed_with_it(connection: Connection) -> None:
     opened, requested = event(1, EventKind.OPENED, T0), request(1, T0 + 9)
-    log = Log().fold(opened, requested)
+    log = Log().fold(opened).fold(requested)
     sink = Sink(hashed)
     await project(connection, sink, log.runs(1)[:1])
     assert await rows(connection, "select tenant from projections.history") == [(None,)]

@@ -112,6 +112,8 @@ async def test_commands_show_suspend_and_resume_a_tenant(settings: Settings) -> 
 
     await said("add", "acme", "--rate", "5")
     assert "nothing is accepted or sent" in await said("suspend", "acme", "--reason", REASON)
+    status = await mailfold_on(settings, "status")
+    assert "tenant acme is suspended: its mail waits" in status.out
     shown = await said("show", "acme")
     assert REASON in shown
     assert "per second     5.0" in shown
