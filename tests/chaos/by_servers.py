@@ -100,7 +100,7 @@ async def _kill_who_waits(play: Play, table: str, role: str) -> None:
         await locking.rollback()
 
 
-@scenario("the disk under Kafka is full: 503, and what is taken stays; then there is room again", own_disk="kafka")
+@scenario("the disk under Kafka is full: 503, and what is taken stays; then it has room", own_disk="kafka")
 async def disk_full_kafka(play: Play) -> None:
     await _disk_full(play, "kafka")
 
