@@ -58,7 +58,9 @@ async def get_tenant(pool: Pool, name: str) -> TenantSummary:
     row = await fetch_row(pool, "tenant", name)
     if row is None:
         raise unknown_tenant(name)
-    return TenantSummary(Tenant(*row[:5]), *row[5:], jobs=await open_jobs(pool, name))
+    created_at, suspended_at, keys, brands, destinations = row[5:]
+    jobs = await open_jobs(pool, name)
+    return TenantSummary(Tenant(*row[:5]), created_at, suspended_at, keys, brands, destinations, jobs)
 
 
 async def open_jobs(pool: Pool, name: str) -> Mapping[tuple[str, str], int]:
