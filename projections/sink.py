@@ -4,7 +4,7 @@ The next offset moves only from the value that the writer expects: a projector t
 frozen, or that reads records twice, writes nothing. The role `project` and the rebuild use it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -14,7 +14,7 @@ import psycopg
 
 from projections import columns, mail_updates, statistics_rows
 from projections.log_mark import LogMark, mark_columns, mark_from_row
-from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes, join_row_changes
+from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes, join_row_changes, tenant_of
 from projections.sql import SqlQueries, by_column
 from projections.statistics import CampaignBook, CountedState, StatisticsChanges, compute_statistics
 from projections.suppression_rules import HashAddress
@@ -48,6 +48,11 @@ class ChangeBatch(msgspec.Struct, frozen=True):
     traces: Mapping[EmailId, str] = {}
     """The trace contexts of traced emails, which the jobs of their conversions carry on."""
 
+    def tenants(self) -> set[str]:
+        """Return the tenants whose emails change, as far as the changes name them."""
+        changes = (change for change in self.changes if isinstance(change, EmailChange))
+        return {tenant for change in changes if (tenant := tenant_of(change)) is not None}
+
     def email_ids(self) -> set[EmailId]:
         """Return the ids of the emails that change."""
         return {change.email_id for change in self.changes if isinstance(change, EmailChange)}
@@ -59,6 +64,15 @@ class _PartitionState(NamedTuple):
     next_offset: int
     rebuilding_to: int | None
     through: Millis
+
+
+class _CurrentRows(NamedTuple):
+    """The rows about the partitions and emails of some batches."""
+
+    states: Mapping[int, _PartitionState]
+    versions: Mapping[EmailId, CurrentVersion]
+    counted: Mapping[EmailId, CountedState]
+    deleted_tenants: Collection[str]
 
 
 class _PartitionChanges(NamedTuple):
@@ -120,12 +134,9 @@ class Sink(msgspec.Struct, frozen=True):
         Raises OffsetConflict and writes nothing if another projector moved one of the offsets.
         """
         async with connection.pipeline() as pipeline, connection.transaction():
-            states, versions, counted = await self._read(connection, pipeline, batches)
-            books = await statistics_rows.read_books(connection, pipeline, batches, counted)
-            parts = [
-                self._compute(batch, states[batch.partition], versions, counted, book)
-                for batch, book in zip(batches, books, strict=True)
-            ]
+            current = await self._read(connection, pipeline, batches)
+            books = await statistics_rows.read_books(connection, pipeline, batches, current.counted)
+            parts = [self._compute(batch, current, book) for batch, book in zip(batches, books, strict=True)]
             await self._write(connection, parts)
             self.crash_point("project.between-rows-and-offset")
             await self._advance(connection, parts)
@@ -135,12 +146,14 @@ class Sink(msgspec.Struct, frozen=True):
 
     async def _read(
         self, connection: Connection, pipeline: psycopg.AsyncPipeline, batches: Sequence[ChangeBatch]
-    ) -> tuple[dict[int, _PartitionState], dict[EmailId, CurrentVersion], dict[EmailId, CountedState]]:
-        """Lock the partitions' offsets; return their states by partition, the emails' versions and what is counted."""
+    ) -> _CurrentRows:
+        """Lock the partitions' offsets; return what the tables have about the batches."""
         await self._enter(connection)
         locked = await connection.execute(SQL["lock_offsets"], (TOPIC, [batch.partition for batch in batches]))
         ids = list(set[EmailId]().union(*(batch.email_ids() for batch in batches)))
         current = await connection.execute(SQL["current_states"], (ids,))
+        tenants = list(set[str]().union(*(batch.tenants() for batch in batches)))
+        deleted = await connection.execute(SQL["deleted_tenants"], (tenants,))
         await pipeline.sync()
         states = {row[0]: _PartitionState(*row[1:]) for row in await locked.fetchall()}
         for batch in batches:
@@ -154,19 +167,21 @@ class Sink(msgspec.Struct, frozen=True):
         for email_id, version, valid_from, current_state, *counted_columns in await current.fetchall():
             versions[email_id] = CurrentVersion(version, valid_from, decode(EMAIL_STATES, current_state))
             counted[email_id] = statistics_rows.counted_state(versions[email_id], *counted_columns)
-        return states, versions, counted
+        return _CurrentRows(states, versions, counted, {row[0] for row in await deleted.fetchall()})
 
-    def _compute(
-        self,
-        batch: ChangeBatch,
-        state: _PartitionState,
-        versions: Mapping[EmailId, CurrentVersion],
-        counted: Mapping[EmailId, CountedState],
-        book: CampaignBook,
-    ) -> _PartitionChanges:
-        changes = compute_row_changes(batch.changes, versions, self.hash_address, state.through, self.old_hash_address)
+    def _compute(self, batch: ChangeBatch, current: _CurrentRows, book: CampaignBook) -> _PartitionChanges:
+        state = current.states[batch.partition]
+        changes = compute_row_changes(
+            batch.changes,
+            current.versions,
+            self.hash_address,
+            state.through,
+            self.old_hash_address,
+            deleted_tenants=current.deleted_tenants,
+        )
         after = ((email_id, version.state) for email_id, version in changes.standing.items())
-        statistics = compute_statistics(batch.changes, after, counted, book)
+        kept = [change for change in batch.changes if getattr(change, "email_id", None) not in changes.removed]
+        statistics = compute_statistics(kept, after, current.counted, book)
         return _PartitionChanges(batch, changes, state.rebuilding_to, statistics)
 
     async def _enter(self, connection: Connection) -> None:
@@ -199,6 +214,8 @@ class Sink(msgspec.Struct, frozen=True):
 
 async def _write_rows(connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
     changes = join_row_changes([part.changes for part in parts])
+    if changes.removed:
+        await connection.execute(SQL["remove_emails"], {"email_ids": sorted(changes.removed)})
     current = (
         columns.history(part.changes.standing.items(), part.batch.partition, part.statistics.group_ids)
         for part in parts
