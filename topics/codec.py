@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from topics.dead_letters import value_digest
 from topics.record import LogPosition, Record
 from topics.registry import TOPICS, Topic
 
@@ -39,11 +40,13 @@ class NewerRecord(Exception):
 
     place: LogPosition | None = None
     """Where the record lies; None if it was not read from a topic."""
+    digest: bytes = b""
+    """The record's :func:`topics.dead_letters.value_digest`."""
 
     def at(self, place: LogPosition) -> "NewerRecord":
         """Return the error with the place of the record."""
         error = NewerRecord(f"{place}: {self}")
-        error.place = place
+        error.place, error.digest = place, self.digest
         return error
 
 
@@ -152,8 +155,10 @@ def require_known_version(topic: Topic, value: bytes | None) -> None:
     for tag in tags:
         name, _, version = tag.partition("/")
         if name in _VERSIONS and version.isascii() and version.isdigit() and int(version[:9]) > _VERSIONS[name]:
-            known = f"{name}/{_VERSIONS[name]}"
-            raise NewerRecord(f"{tag} is newer than {known}, the newest that this process knows; upgrade this process")
+            newest = f"{name}/{_VERSIONS[name]}, the newest that this process knows"
+            error = NewerRecord(f"{tag} is newer than {newest}; upgrade this process")
+            error.digest = value_digest(value)
+            raise error
 
 
 def upcast(topic: Topic, value: bytes, upcasters: Mapping[str, Upcaster]) -> bytes | None:

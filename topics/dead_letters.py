@@ -4,6 +4,7 @@
 not fit into a record would be refused every time and block its reader.
 """
 
+import hashlib
 from typing import Final
 
 from topics.record import LogPosition, Millis, Record
@@ -51,6 +52,11 @@ def dead_letter(
         value=kept_value,
         cut=cut,
     )
+
+
+def value_digest(value: bytes | None) -> bytes:
+    """Return the SHA-256 of what a dead letter keeps of a value, by which a record and its letter are compared."""
+    return hashlib.sha256((value or b"")[:MAX_VALUE_BYTES]).digest()
 
 
 def _encodable(text: str) -> str:

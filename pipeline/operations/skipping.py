@@ -30,10 +30,11 @@ async def skip_record(settings: Settings, place: LogPosition, reason: str, clock
     try:
         require_known_version(topic, value)
     except NewerRecord as error:
+        digest = error.digest
         letter = consumed.dead_letter(clock(), SKIPPED, f"{reason} ({error})", role=ROLE)
     else:
         raise Refused(f"{place} has no newer version than this program knows: no reader stops there because of it")
-    if await SkippedRecords(settings).include(place):
+    if await SkippedRecords(settings).include(place, digest):
         raise Refused(f"{place} is skipped already; a reader that still stops there must be able to read dead-letters")
     async with open_kafka_log(settings) as log:
         [written] = await append_all(log, [LogEntry(DEAD_LETTERS, None, letter)])

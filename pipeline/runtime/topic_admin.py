@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from pipeline.errors import LogUnavailable, TopicMismatch
 from pipeline.runtime.kafka import MAX_REQUEST_BYTES, min_in_sync_replicas
@@ -112,6 +112,18 @@ async def differences(settings: Settings) -> list[str]:
         problems += _compare(name, topic, len(described[name]["partitions"]), configs[name], settings)
         problems += [f"{name}: {problem}; {ALTER_HINT}" for problem in retention_problems(topic, by_topic, settings)]
     return problems
+
+
+async def read_cluster_id(settings: Settings) -> str:
+    """Return the id that the cluster was given when it was formatted. Raise LogUnavailable."""
+    admin = await _connect(settings)
+    try:
+        cluster = await admin.describe_cluster()
+    except KafkaError as error:
+        raise LogUnavailable(f"the id of the cluster is not known: {error}") from error
+    finally:
+        await admin.close()
+    return cluster["cluster_id"] or ""
 
 
 async def describe_cluster(settings: Settings) -> ClusterDescription:

@@ -100,12 +100,14 @@ async def _kill_who_waits(play: Play, table: str, role: str) -> None:
         await locking.rollback()
 
 
-@scenario("the disk under Kafka is full: 503, never 2xx; then there is room again", own_disk="kafka")
+@scenario("the disk under Kafka is full: 503, and what is taken stays; then it has room", own_disk="kafka")
 async def disk_full_kafka(play: Play) -> None:
     await _disk_full(play, "kafka")
 
 
-@scenario("the disk under Postgres is full: 503, never 2xx; then there is room again", own_disk="postgres")
+@scenario(
+    "the disk under Postgres is full: 503, and what is taken stays; then there is room again", own_disk="postgres"
+)
 async def disk_full_postgres(play: Play) -> None:
     await _disk_full(play, "postgres")
 
@@ -124,8 +126,8 @@ async def _disk_full(play: Play, which: str) -> None:
     during = {name: count - before.get(name, 0) for name, count in play.world.ledger.answers.items()}
     batches = {name.split()[-1]: n for name, n in during.items() if n and name.startswith("/channels")}
     play.notes.append(f"answers to batches while the disk was full: {batches}")
-    if batches.get("200", 0) and which == "kafka":
-        play.world.ledger.wrong.append(f"a full disk and yet 200: {batches}")
+    # A broker that tidies up, as its log cleaner does, has room for one more batch: then 200 is right, and the judge
+    # looks for its emails as for all others.
     if not batches.get("503", 0):
         play.world.ledger.wrong.append(f"a full disk and no 503: {batches}")
     ballast.unlink()

@@ -37,6 +37,7 @@ class Bare(BatchConsumer):
         self._unacked_messages: Any = set()
         self._waiting_for_ack = None
         self.spans: list[OffsetRange] = []
+        self.asked: Any = None
         self.sought: list[int] = []
         self.meanwhile = False
         self.silent = False
@@ -70,7 +71,8 @@ class Bare(BatchConsumer):
     async def seek_to_committed(self) -> Any:
         return await self.answer({T: self.known})
 
-    async def getmany(self, _partitions: Any, _timeout: float) -> dict[Any, OffsetRange]:  # type: ignore[override]
+    async def getmany(self, partitions: Any, _timeout: float) -> dict[Any, OffsetRange]:  # type: ignore[override]
+        self.asked = partitions
         if self.meanwhile:
             await self.seek_wait({T: 5})
         return {T: self.spans.pop(0)} if self.spans else {}
@@ -202,6 +204,14 @@ async def test_batches_of_another_generation_are_not_claimed(consumer: Bare) -> 
     message = await consumer.fetch(span(5, 6))
     consumer.app.consumer_generation_id = 2
     assert not await consumer.claim(message)
+
+
+async def test_faust_may_change_its_partitions_during_a_fetch(consumer: Bare) -> None:
+    """The fetch runs in a thread of its own: a set that changed under it ended the worker with a RuntimeError."""
+    active = {T}
+    await consumer._getmany(active, 0)
+    active.clear()
+    assert consumer.asked == {T}
 
 
 async def test_finishing_out_of_order_raises(consumer: Bare) -> None:

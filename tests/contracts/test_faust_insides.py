@@ -37,7 +37,7 @@ OURS_ALONE = {
     *("claim", "discard", "mark_committed", "_continues", "_seek_back"),
     *("_rewind_lost_batches", "_discard_slow_batches"),
     *("read", "write", "next_states", "scan_position", "save_scan_position", "compact_removed", "size", "holds"),
-    *("partitions", "file_bytes", "discard_if_ahead", "_remove"),
+    *("partitions", "file_bytes", "discard_if_ahead", "discard_if_foreign", "_remove"),
     *("_assigned", "_write", "_apply", "_remove_if_corrupt"),
 }
 

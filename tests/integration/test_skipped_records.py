@@ -12,7 +12,7 @@ from pipeline.operations.skipping import skip_record
 from pipeline.runtime.bootstrap import Runtime, wall_clock
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.runtime.skipped_records import SKIPPED, SkippedRecords
 from pipeline.settings import Settings
 from tests.support.changes import Log, acked, event, identified
 from tests.support.changes import request as numbered
@@ -23,7 +23,7 @@ from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
 from tests.support.worker import Worker, append_raw, dump, feed
 from topics.codec import encode
-from topics.dead_letters import DeadLetter
+from topics.dead_letters import DeadLetter, dead_letter, value_digest
 from topics.events import EventKind
 from topics.record import LogPosition
 from topics.registry import (
@@ -101,6 +101,17 @@ async def test_worker_ends_until_each_junk_record_is_skipped(settings: Settings,
         await until(lambda: is_folded(settings), 60)
         assert worker.terminate() == 0
     await assert_kept(settings, ack, webhook, event_place)
+
+
+async def test_letter_of_another_record_at_that_place_skips_nothing(settings: Settings) -> None:
+    """As on another cluster, to which the dead letters were copied: offsets differ there."""
+    [place] = await append_junk(settings, (PROVIDER_ACKS, NEWER_ACK))
+    elsewhere = dead_letter(place, NOW, SKIPPED, REASON, role="operator", key=KEY, value=b"another")
+    await feed(settings, [LogEntry(DEAD_LETTERS, None, elsewhere)])
+    digest = value_digest(NEWER_ACK)
+    assert not await SkippedRecords(settings).include(place, digest)
+    await skip(settings, place)
+    assert await SkippedRecords(settings).include(place, digest)
 
 
 async def is_folded(settings: Settings) -> bool:
@@ -185,4 +196,4 @@ async def test_dead_letter_of_a_newer_version_hides_no_skipped_record(settings: 
     """A version that was rolled back may have left one."""
     [newer, _] = await append_junk(settings, (PROVIDER_ACKS, NEWER_ACK), (DEAD_LETTERS, b'{"type":"dead-letter/2"}'))
     await skip_record(settings, newer, "junk", wall_clock)
-    assert await SkippedRecords(settings).include(newer)
+    assert await SkippedRecords(settings).include(newer, value_digest(NEWER_ACK))

@@ -8,6 +8,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
+from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
 from tests.support.caught_up import CaughtUp
 from tests.support.mirror import drop, mirror
@@ -24,7 +25,7 @@ from tests.support.worker import (
     worker_group_consumer,
 )
 from topics.codec import decode
-from topics.registry import EMAIL_STATES, PROVIDER_WEBHOOKS
+from topics.registry import EMAIL_STATES, PROVIDER_WEBHOOKS, TOPICS
 from topics.states import EmailState
 
 
@@ -98,11 +99,39 @@ async def test_store_that_is_ahead_of_the_log_is_recovered_from_it(settings: Set
         await assert_folded(settings)
         assert worker.terminate() == 0
     await mirror(settings, older, until_ms=cut_at)
+    await drop(settings)
+    await until(lambda: is_gone(settings), 20)
+    await mirror(older, settings)
+    await drop(older)
+    with Worker(settings, tmp_path / "one") as worker:
+        await feed(settings, lives(20, seed=3))
+        assert len(await assert_folded(settings)) == 40
+        assert worker.terminate() == 0
+    assert "store has more than the log, removed" in worker.log.read_text()
+
+
+async def is_gone(settings: Settings) -> bool:
+    missing = [line for line in await topic_admin.differences(settings) if "doesn't exist" in line]
+    return len(missing) == len(TOPICS)
+
+
+async def test_store_of_another_log_is_recovered_from_this_one(settings: Settings, tmp_path: Path) -> None:
+    """This log is longer, so nothing but its name and cluster tells that the store has other emails' states."""
+    other = settings.model_copy(update={"topic_prefix": f"t{secrets.token_hex(6)}-"})
+    with Worker(settings, tmp_path / "one") as worker:
+        await feed(settings, lives(20, seed=1))
+        await assert_folded(settings)
+        assert worker.terminate() == 0
+    await topic_admin.create(other)
     try:
-        with Worker(older, tmp_path / "one") as worker:
-            await feed(older, lives(20, seed=3))
-            assert len(await assert_folded(older)) == 40
+        with Worker(other, tmp_path / "two") as worker:
+            await feed(other, lives(60, seed=2))
+            await assert_folded(other)
             assert worker.terminate() == 0
-        assert "store has more than the log, removed" in worker.log.read_text()
+        with Worker(other, tmp_path / "one") as worker:
+            await feed(other, lives(20, seed=1))
+            assert len(await assert_folded(other)) == 80
+            assert worker.terminate() == 0
+        assert "store is a copy of another log, removed" in worker.log.read_text()
     finally:
-        await drop(older)
+        await drop(other)

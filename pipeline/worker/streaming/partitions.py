@@ -17,11 +17,12 @@ from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.tasks import cancel_tasks
+from pipeline.runtime.topic_admin import read_cluster_id
 from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
-from pipeline.worker.streaming.changelog_end import discard_stores_ahead
 from pipeline.worker.streaming.commit_batch import CommitBatch, FoldResult
 from pipeline.worker.streaming.producer import TransactionalProducer
+from pipeline.worker.streaming.store_check import discard_other_stores
 from topics.registry import EMAIL_STATES, FACT_TOPICS
 
 MIN_TRANSACTION_INTERVAL_S: Final = 0.02
@@ -193,6 +194,7 @@ class PartitionWriters:
         self._app = app
         self._store = store
         self._writers: dict[int, PartitionWriter] = {}
+        self._cluster_id = ""
         self.topics = frozenset(settings.topic(topic.name) for topic in FACT_TOPICS)
         """Topics whose offsets are committed in the transaction that writes their results."""
         self._copartitioned = self.topics | {settings.topic(EMAIL_STATES.name)}
@@ -211,8 +213,8 @@ class PartitionWriters:
     async def take_over(self, assigned: Iterable[Any]) -> None:
         """Open a writer per assigned partition, which fences the earlier owners.
 
-        Stores that are ahead of the log are removed first. Raises LogUnavailable, and TopicMismatch where only some
-        topics of a partition are assigned.
+        Stores of another log, or ahead of this one, are removed first. Raises LogUnavailable, and TopicMismatch where
+        only some topics of a partition are assigned.
         """
         await self.close()
         producers = {
@@ -220,7 +222,8 @@ class PartitionWriters:
             for number in self._partition_numbers(assigned)
         }
         await asyncio.gather(*(producer.open() for producer in producers.values()))
-        await discard_stores_ahead(self._settings, self._store, assigned)
+        self._cluster_id = self._cluster_id or await read_cluster_id(self._settings)
+        await discard_other_stores(self._settings, self._store, assigned, self._cluster_id)
         self._writers = {
             number: PartitionWriter(
                 number, producer, self._store, self._app, self._transaction_seconds, tracer=self._tracer

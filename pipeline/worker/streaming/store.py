@@ -31,6 +31,8 @@ KeyedState = tuple[bytes, bytes]
 """A key and its state."""
 INTERNAL_KEY_PREFIX: Final = b"__"
 """Prefix of the keys of the store's own entries, such as Faust's offset."""
+LOG_KEY: Final = INTERNAL_KEY_PREFIX + b"mailfold\0log__"
+"""Key of the cluster's id and the topic of which a store is a copy."""
 SCAN_POSITION_KEY: Final = INTERNAL_KEY_PREFIX + b"mailfold\0place__"
 CORRUPTION_MESSAGES: Final = ("Corruption", "No such file")
 """Parts of RocksDB's messages about damaged files; a full disk or another process's lock has other messages."""
@@ -98,6 +100,28 @@ class StateStore(FaustStore):
             self._remove_if_corrupt(tp.partition, error)
             raise
         return offset
+
+    def discard_if_foreign(self, tp: Any, cluster_id: str) -> bool:
+        """Remove a partition's store if it is a copy of another log; return whether it was removed.
+
+        Version 0.1 did not write down of which one: its stores are taken for copies of this log.
+        """
+        db = self._db_for_partition(tp.partition)
+        log = f"{cluster_id}/{tp.topic}".encode()
+        stored: bytes | None = db.get(LOG_KEY)
+        is_foreign = stored is not None and stored != log
+        if is_foreign:
+            _log.error(
+                "store is a copy of another log, removed; it is recovered from this one",
+                partition=tp.partition,
+                stored=(stored or b"").decode(errors="replace"),
+                log=log.decode(),
+            )
+            self._remove(tp.partition)
+            db = self._db_for_partition(tp.partition)
+        if is_foreign or stored is None:
+            db.put(LOG_KEY, log, self._without_wal)
+        return is_foreign
 
     def discard_if_ahead(self, tp: Any, end: int) -> bool:
         """Remove a partition's store if it has states from beyond the changelog's end; return whether it was removed.

@@ -1,6 +1,8 @@
-"""Remove local stores that have states from beyond the end of the changelog, before Faust recovers them.
+"""Remove local stores that are no copies of the changelog, before Faust recovers them from it.
 
-That is so after Kafka was restored to an older moment. Faust would end the worker at every start.
+One of another cluster or topic has states that may not be on this log, at offsets that mean something else here. One
+with states from beyond the end of the changelog is left after Kafka was restored to an older moment, and Faust would
+end the worker at every start.
 """
 
 import asyncio
@@ -18,10 +20,13 @@ END_TIMEOUT_S: Final = 10.0
 """Seconds in which a broker that has just become a partition's leader must know how far the log was confirmed."""
 
 
-async def discard_stores_ahead(settings: Settings, store: Any, assigned: Iterable[Any]) -> None:
-    """Remove the stores of these partitions that are ahead of their changelog. Raise LogUnavailable."""
+async def discard_other_stores(settings: Settings, store: Any, assigned: Iterable[Any], cluster_id: str) -> None:
+    """Remove the stores of these partitions that are of another log, or ahead of this one. Raise LogUnavailable."""
     name = settings.topic(EMAIL_STATES.name)
-    found = {tp: store.persisted_offset(tp) for tp in assigned if tp.topic == name}
+    partitions = [tp for tp in assigned if tp.topic == name]
+    for tp in partitions:
+        store.discard_if_foreign(tp, cluster_id)
+    found = {tp: store.persisted_offset(tp) for tp in partitions}
     offsets = {tp: offset for tp, offset in found.items() if offset is not None}
     if not offsets:
         return
