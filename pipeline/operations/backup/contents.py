@@ -56,6 +56,7 @@ OWNED_TABLES: Final = (
 
 REBUILT_TABLES: Final = (
     *("projections.history", "projections.versions", "projections.timeline", "projections.evidence"),
+    *("projections.requests", "projections.superseded_facts"),
     *("projections.statistics", "projections.statistics_groups", "projections.statistics_campaigns"),
     "projections.statistics_coverage",
     *("projections.mails", "projections.next_offsets", "jobs.next_offsets", "correlation.provider_ids"),
