@@ -15,6 +15,7 @@ NO_KEY: Final[tuple[KeyScope, ...]] = ()
 """The route needs no API key: it is public, or its request carries a signature or credential of its own."""
 _SEND: Final = (KeyScope.SEND,)
 _HISTORY: Final = (KeyScope.HISTORY_READ,)
+_STATISTICS: Final = (KeyScope.STATISTICS_READ,)
 _READ_SUPPRESSIONS: Final = (KeyScope.SUPPRESSIONS_READ,)
 _WRITE_SUPPRESSIONS: Final = (KeyScope.SUPPRESSIONS_WRITE,)
 _READ_TEMPLATES: Final = (KeyScope.TEMPLATES_READ,)
@@ -65,6 +66,8 @@ ROUTE_SCOPES: Final[dict[tuple[str, str], tuple[KeyScope, ...]]] = {
     ("HEAD", "/webhooks/{provider}"): NO_KEY,
     ("POST", "/webhooks/{provider}"): NO_KEY,  # verified by the provider's own keys
     ("POST", "/inbound/mail"): (KeyScope.INBOUND_WRITE,),
+    ("GET", "/api/v1/statistics"): _STATISTICS,
+    ("GET", "/api/v1/statistics/definitions"): _STATISTICS,
     ("GET", "/healthz"): NO_KEY,
     ("GET", "/readyz"): NO_KEY,
     ("GET", "/metrics"): NO_KEY,  # MAILFOLD_METRICS_KEY
