@@ -8,7 +8,7 @@ may differ and step back, this time never does. So a later change can't become v
 listed, and reading the log again gives the same times.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -71,6 +71,8 @@ class RowChanges(msgspec.Struct):
     """Evidence by key; None deletes it."""
     requests: dict[EmailId, SendRequest] = msgspec.field(default_factory=dict)
     mails: dict[EmailId, mail_updates.MailUpdate] = msgspec.field(default_factory=dict)
+    removed: set[EmailId] = msgspec.field(default_factory=set)
+    """Emails of deleted tenants, of which no row may stay."""
     through: Millis = 0
     """The partition's time at the batch's end."""
     changed: Millis = 0
@@ -83,17 +85,22 @@ def compute_row_changes(
     hash_address: HashAddress,
     through: Millis = 0,
     old_hash_address: HashAddress | None = None,
+    *,
+    deleted_tenants: Collection[str] = (),
 ) -> RowChanges:
     """Return the row changes of a batch that is applied in order to the current versions.
 
     ``through`` is the partition's time before the batch. Evidence is written under ``hash_address``; withdrawn
-    evidence is also deleted under ``old_hash_address``.
+    evidence is also deleted under ``old_hash_address``. Changes of ``deleted_tenants`` count for the partition's time
+    alone.
     """
-    changes = RowChanges(through=through)
+    changes = RowChanges(through=through, removed=_emails_of(batch, deleted_tenants))
     for record in batch:
         changes.through = max(changes.through, storable_bigint(record.recorded_at))
         if isinstance(record, EmailChange):
             changes.changed = changes.through
+            if record.email_id in changes.removed:
+                continue
             before = changes.standing.get(record.email_id) or versions.get(record.email_id)
             _apply(changes, record, before, (hash_address, old_hash_address or hash_address))
     return changes
@@ -113,7 +120,20 @@ def join_row_changes(parts: Sequence[RowChanges]) -> RowChanges:
         joined.evidence |= part.evidence
         joined.requests |= part.requests
         joined.mails |= part.mails
+        joined.removed |= part.removed
     return joined
+
+
+def tenant_of(change: EmailChange) -> str | None:
+    """Return the tenant of a change; None while facts came before their request."""
+    return None if change.state.request is None else change.state.request.tenant
+
+
+def _emails_of(batch: Sequence[EmailChange | Tick], tenants: Collection[str]) -> set[EmailId]:
+    """Return the emails of these tenants, whose facts may have come before the request that names the tenant."""
+    if not tenants:
+        return set()
+    return {change.email_id for change in batch if isinstance(change, EmailChange) and tenant_of(change) in tenants}
 
 
 def _apply(

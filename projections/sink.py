@@ -4,7 +4,7 @@ The next offset moves only from the value that the writer expects: a projector t
 frozen, or that reads records twice, writes nothing. The role `project` and the rebuild use it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -14,7 +14,7 @@ import psycopg
 
 from projections import columns, mail_updates
 from projections.log_mark import LogMark, mark_columns, mark_from_row
-from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes, join_row_changes
+from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes, join_row_changes, tenant_of
 from projections.sql import SqlQueries
 from projections.suppression_rules import HashAddress
 from topics.changes import EmailChange, Tick
@@ -46,6 +46,11 @@ class ChangeBatch(msgspec.Struct, frozen=True):
     """The last record in the range; None if it has none."""
     traces: Mapping[EmailId, str] = {}
     """The trace contexts of traced emails, which the jobs of their conversions carry on."""
+
+    def tenants(self) -> set[str]:
+        """Return the tenants whose emails change, as far as the changes name them."""
+        changes = (change for change in self.changes if isinstance(change, EmailChange))
+        return {tenant for change in changes if (tenant := tenant_of(change)) is not None}
 
     def email_ids(self) -> set[EmailId]:
         """Return the ids of the emails that change."""
@@ -118,8 +123,8 @@ class Sink(msgspec.Struct, frozen=True):
         Raises OffsetConflict and writes nothing if another projector moved one of the offsets.
         """
         async with connection.pipeline() as pipeline, connection.transaction():
-            states, versions = await self._read(connection, pipeline, batches)
-            parts = [self._compute(batch, states[batch.partition], versions) for batch in batches]
+            states, versions, deleted_tenants = await self._read(connection, pipeline, batches)
+            parts = [self._compute(batch, states[batch.partition], versions, deleted_tenants) for batch in batches]
             await self._write(connection, parts)
             self.crash_point("project.between-rows-and-offset")
             await self._advance(connection, parts)
@@ -129,12 +134,14 @@ class Sink(msgspec.Struct, frozen=True):
 
     async def _read(
         self, connection: Connection, pipeline: psycopg.AsyncPipeline, batches: Sequence[ChangeBatch]
-    ) -> tuple[dict[int, _PartitionState], dict[EmailId, CurrentVersion]]:
-        """Lock the partitions' offsets; return their states by partition, and the emails' current versions."""
+    ) -> tuple[dict[int, _PartitionState], dict[EmailId, CurrentVersion], set[str]]:
+        """Lock the partitions' offsets; return their states, the emails' current versions and the deleted tenants."""
         await self._enter(connection)
         locked = await connection.execute(SQL["lock_offsets"], (TOPIC, [batch.partition for batch in batches]))
         ids = list(set[EmailId]().union(*(batch.email_ids() for batch in batches)))
         current = await connection.execute(SQL["current_states"], (ids,))
+        tenants = list(set[str]().union(*(batch.tenants() for batch in batches)))
+        deleted = await connection.execute(SQL["deleted_tenants"], (tenants,))
         await pipeline.sync()
         states = {row[0]: _PartitionState(*row[1:]) for row in await locked.fetchall()}
         for batch in batches:
@@ -143,14 +150,20 @@ class Sink(msgspec.Struct, frozen=True):
                 raise OffsetConflict(
                     f"partition {batch.partition}: expected {batch.first_offset}, found {state and state.next_offset}"
                 )
-        return states, {
+        versions = {
             row[0]: CurrentVersion(row[1], row[2], decode(EMAIL_STATES, row[3])) for row in await current.fetchall()
         }
+        return states, versions, {row[0] for row in await deleted.fetchall()}
 
     def _compute(
-        self, batch: ChangeBatch, state: _PartitionState, versions: Mapping[EmailId, CurrentVersion]
+        self,
+        batch: ChangeBatch,
+        state: _PartitionState,
+        versions: Mapping[EmailId, CurrentVersion],
+        deleted_tenants: Collection[str],
     ) -> _PartitionChanges:
-        changes = compute_row_changes(batch.changes, versions, self.hash_address, state.through, self.old_hash_address)
+        hashes = (self.hash_address, state.through, self.old_hash_address)
+        changes = compute_row_changes(batch.changes, versions, *hashes, deleted_tenants=deleted_tenants)
         return _PartitionChanges(batch, changes, state.rebuilding_to)
 
     async def _enter(self, connection: Connection) -> None:
@@ -183,6 +196,8 @@ class Sink(msgspec.Struct, frozen=True):
 
 async def _write_rows(connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
     changes = join_row_changes([part.changes for part in parts])
+    if changes.removed:
+        await connection.execute(SQL["remove_emails"], {"email_ids": sorted(changes.removed)})
     current = (columns.history(part.changes.standing.items(), part.batch.partition) for part in parts)
     await _bulk(connection, "write_current", chain.from_iterable(current))
     await _bulk(connection, "write_versions", columns.versions(changes.closed))

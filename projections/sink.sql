@@ -39,6 +39,18 @@ where o.topic = %(topic)s and o.partition = row.partition and o.next_offset = ro
 -- name: current_states
 select email_id::text, version, valid_from, state from history where email_id = any(%b::uuid[])
 
+-- name: deleted_tenants
+select tenant from admin.deleted_tenants where tenant = any(%b::text[])
+
+-- name: remove_emails
+-- Of deleted tenants. Rows are there only where facts came before the request, which names the tenant.
+with removed as (
+    delete from history where email_id = any(%(email_ids)b::uuid[])
+), removed_versions as (
+    delete from versions where email_id = any(%(email_ids)b::uuid[])
+)
+delete from timeline where email_id = any(%(email_ids)b::uuid[])
+
 -- name: write_current
 insert into history (
     email_id, partition, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from fastapi import FastAPI
 
+from pipeline.admin import KeyScope
 from pipeline.dialects import fasttrack
 from pipeline.gateway.openapi import tracking
 from pipeline.gateway.route_scopes import scopes_of_operation
@@ -133,10 +134,11 @@ def _describe_scopes(paths: dict[str, Any]) -> None:
             if scopes := scopes_of_operation(method, path):
                 operation["security"] = [{"ApiKey": list(scopes)}, {"Bearer": list(scopes)}]
                 responses = operation["responses"]
+                suspension = " Or its tenant is suspended." if KeyScope.SEND in scopes else ""
                 responses["403"] = {
                     **responses["401"],
                     "description": f"The API key lacks a scope (it needs {' and '.join(scopes)}), or must not be used "
-                    "for this brand or from this address.",
+                    f"for this brand or from this address.{suspension}",
                 }
 
 

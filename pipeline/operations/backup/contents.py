@@ -28,12 +28,14 @@ class OwnedTable(msgspec.Struct, frozen=True):
 
 
 OWNED_TABLES: Final = (
+    OwnedTable("admin.deleted_tenants"),
     OwnedTable("admin.tenants"),
     OwnedTable("admin.api_keys"),
     OwnedTable("admin.providers"),
     OwnedTable("admin.brands"),
     OwnedTable("admin.routes"),
     OwnedTable("admin.destinations"),
+    OwnedTable("admin.sender_domains"),
     OwnedTable("admin.feature_level", replaces=True),
     OwnedTable("admin.secret_fingerprints", replaces=True),
     OwnedTable("intake.identities"),
