@@ -52,11 +52,30 @@ class ClosedVersion(msgspec.Struct, frozen=True):
     state: EmailState
 
 
+class FirstRequest(msgspec.Struct, frozen=True):
+    """An email's request and the time of the first version that has it."""
+
+    request: SendRequest
+    valid_from: Millis
+
+
+class FactReading(msgspec.Struct, frozen=True):
+    """A revision of an event and the partition's time when it was read."""
+
+    fact: Fact
+    known_from: Millis
+
+
 class TimelineEntry(msgspec.Struct):
-    """A fact on the timeline with its places on the log."""
+    """A fact on the timeline with its places on the log, and the partition's time at each of them."""
 
     fact: Fact
     places: list[str]
+    known_from: Millis
+    places_known_from: list[Millis]
+    reading_known_from: Millis
+    superseded: list[FactReading] = msgspec.field(default_factory=list)
+    """Readings that the same batch corrected."""
 
 
 class RowChanges(msgspec.Struct):
@@ -70,6 +89,7 @@ class RowChanges(msgspec.Struct):
     evidence: dict[EvidenceKey, EvidenceOrigin | None] = msgspec.field(default_factory=dict)
     """Evidence by key; None deletes it."""
     requests: dict[EmailId, SendRequest] = msgspec.field(default_factory=dict)
+    first_requests: dict[EmailId, FirstRequest] = msgspec.field(default_factory=dict)
     mails: dict[EmailId, mail_updates.MailUpdate] = msgspec.field(default_factory=dict)
     removed: set[EmailId] = msgspec.field(default_factory=set)
     """Emails of deleted tenants, of which no row may stay."""
@@ -119,6 +139,7 @@ def join_row_changes(parts: Sequence[RowChanges]) -> RowChanges:
         joined.ended |= part.ended
         joined.evidence |= part.evidence
         joined.requests |= part.requests
+        joined.first_requests |= part.first_requests
         joined.mails |= part.mails
         joined.removed |= part.removed
     return joined
@@ -159,6 +180,8 @@ def _add_version(changes: RowChanges, change: EmailChange, before: CurrentVersio
         changes.standing[change.email_id] = CurrentVersion(before.version + 1, valid_from, after)
     if after.request is not None and (before is None or before.state.request != after.request):
         changes.requests[change.email_id] = after.request
+        if before is None or before.state.request is None:
+            changes.first_requests[change.email_id] = FirstRequest(after.request, valid_from)
 
 
 def _add_conversions(changes: RowChanges, before: EmailState | None, after: EmailState) -> None:
@@ -198,14 +221,16 @@ def _add_evidence(
 
 def _add_to_timeline(changes: RowChanges, email_id: EmailId, applied: AppliedFact) -> None:
     key, place = (email_id, fact_event_id(applied.fact)), str(applied.place)
-    entry = changes.timeline.get(key)
+    entry, now = changes.timeline.get(key), changes.through
     if entry is None:
-        changes.timeline[key] = TimelineEntry(applied.fact, [place])
+        changes.timeline[key] = TimelineEntry(applied.fact, [place], now, [now], now)
         return
     if fact_revision(applied.fact) > fact_revision(entry.fact):
-        entry.fact = applied.fact
+        entry.superseded.append(FactReading(entry.fact, entry.reading_known_from))
+        entry.fact, entry.reading_known_from = applied.fact, now
     if place not in entry.places and len(entry.places) < MAX_PLACES:
         entry.places.append(place)
+        entry.places_known_from.append(now)
 
 
 def fact_event_id(fact: Fact) -> str:

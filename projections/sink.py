@@ -13,6 +13,7 @@ import msgspec
 import psycopg
 
 from projections import columns, mail_updates
+from projections.email_facets import NormalizeAddress, lower_case_address
 from projections.log_mark import LogMark, mark_columns, mark_from_row
 from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes, join_row_changes, tenant_of
 from projections.sql import SqlQueries
@@ -96,6 +97,8 @@ class Sink(msgspec.Struct, frozen=True):
     live: bool = True
     old_hash_address: HashAddress | None = None
     """The hash under which earlier versions wrote evidence; withdrawn evidence is deleted there as well."""
+    normalize_address: NormalizeAddress = lower_case_address
+    """Returns the spelling under which recipients are found."""
 
     async def start(self, connection: Connection, partition: int, beginning: int, end: int, partitions: int = 1) -> int:
         """Return the offset to read next.
@@ -170,7 +173,7 @@ class Sink(msgspec.Struct, frozen=True):
         await connection.execute(SQL["select_schema"], {"schema": self.schema, "live": self.live, "lock": SWAP_LOCK})
 
     async def _write(self, connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
-        await _write_rows(connection, parts)
+        await _write_rows(connection, parts, self.normalize_address)
         released = [part.batch.partition for part in parts if part.is_released]
         if self.live:
             await _write_jobs(connection, parts)
@@ -194,15 +197,18 @@ class Sink(msgspec.Struct, frozen=True):
         await _bulk(connection, "advance", rows, topic=TOPIC)
 
 
-async def _write_rows(connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
+async def _write_rows(
+    connection: Connection, parts: Sequence[_PartitionChanges], normalize_address: NormalizeAddress
+) -> None:
     changes = join_row_changes([part.changes for part in parts])
     if changes.removed:
         await connection.execute(SQL["remove_emails"], {"email_ids": sorted(changes.removed)})
     current = (columns.history(part.changes.standing.items(), part.batch.partition) for part in parts)
     await _bulk(connection, "write_current", chain.from_iterable(current))
     await _bulk(connection, "write_versions", columns.versions(changes.closed))
+    await _bulk(connection, "write_requests", columns.requests(changes.first_requests.items(), normalize_address))
     await _write_mails(connection, changes)
-    await _bulk(connection, "write_timeline", columns.timeline(changes.timeline.items()))
+    await _write_timeline(connection, changes)
     await _bulk(connection, "remove_evidence", columns.withdrawn_evidence(changes.evidence.items()))
     await _bulk(connection, "add_evidence", columns.evidence(changes.evidence.items()))
     await _bulk(connection, "add_identities", columns.identities(changes.requests.values()))
@@ -214,6 +220,14 @@ async def _write_mails(connection: Connection, changes: RowChanges) -> None:
     await _bulk(
         connection, "write_mails", mail_updates.rows(changes.mails), view_emails=list(emails), view_events=list(events)
     )
+
+
+async def _write_timeline(connection: Connection, changes: RowChanges) -> None:
+    """Write the facts; readings that they correct are kept beside, as the timeline was before."""
+    readings = list(columns.corrected_readings(changes.timeline.items()))
+    await _bulk(connection, "keep_superseded_rows", readings)
+    await _bulk(connection, "keep_superseded_readings", readings)
+    await _bulk(connection, "write_timeline", columns.timeline(changes.timeline.items()))
 
 
 async def _write_jobs(connection: Connection, parts: Sequence[_PartitionChanges]) -> None:

@@ -42,6 +42,8 @@ from page
 -- name: delete_emails
 with deleted_timeline as (
     delete from projections.timeline where email_id = any(%(email_ids)b::uuid[])
+), deleted_readings as (
+    delete from projections.superseded_facts where email_id = any(%(email_ids)b::uuid[])
 ), deleted_versions as (
     delete from projections.versions where email_id = any(%(email_ids)b::uuid[])
 ), deleted_mails as (

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from pipeline.admin import KeyScope
 from pipeline.dialects import fasttrack
 from pipeline.gateway.openapi import tracking
+from pipeline.gateway.openapi.api_v1 import PROBLEM_DETAILS
 from pipeline.gateway.route_scopes import scopes_of_operation
 
 _REF: Final = "#/components/schemas/{name}"
@@ -148,4 +149,5 @@ def _schemas(types: Sequence[type]) -> dict[str, Any]:
     # The field is typed as raw JSON, which has no schema.
     components["FastTrackMessage"]["properties"]["activity"] = _reference("FastTrackActivity")
     components["FastTrackActivity"]["additionalProperties"] = True
-    return {**json.loads(json.dumps(components)), "Problem": PROBLEM, "BatchError": BATCH_ERROR}
+    own = {"Problem": PROBLEM, "BatchError": BATCH_ERROR, "ProblemDetails": PROBLEM_DETAILS}
+    return {**json.loads(json.dumps(components)), **own}

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from pipeline.operations.pending import format_duration, format_time, pending_reasons
-from pipeline.operations.trace import in_causal_order
-from projections.history_queries import EmailHistory, TimelineFact
+from projections.history_queries import EmailHistory
+from projections.timeline import TimelineFact, in_causal_order
 from tests.support.changes import T0, acked, conversion_result, event, request
 from tests.support.changes import Log as ChangeLog
 from topics.changes import Fact
