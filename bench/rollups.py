@@ -110,5 +110,6 @@ async def _empty(connection: "psycopg.AsyncConnection[Any]") -> None:
     await connection.execute(
         "truncate projections.history, projections.versions, projections.timeline, projections.evidence, "
         "projections.statistics, projections.statistics_groups, projections.statistics_campaigns, "
-        "projections.requests, projections.superseded_facts, projections.mails, projections.next_offsets, intake.identities, jobs.jobs"
+        "projections.requests, projections.superseded_facts, projections.mails, projections.next_offsets, "
+        "intake.identities, jobs.jobs"
     )

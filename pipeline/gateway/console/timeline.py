@@ -9,10 +9,9 @@ from typing import Any, Final
 
 from pipeline.operations.engagement import suspected_machines
 from pipeline.operations.pending import format_duration, format_time
-from pipeline.operations.trace import in_causal_order
 from pipeline.webhooks.redaction import redact_all
-from projections.history_queries import TimelineFact
 from projections.row_changes import fact_kind, fact_occurred_at
+from projections.timeline import TimelineFact, in_causal_order
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
 from topics.conversions import ConversionOutcome, ConversionResult

@@ -8,7 +8,8 @@ import pytest
 from pipeline.gateway.console.standing import email_standing
 from pipeline.gateway.console.timeline import timeline_entries
 from pipeline.worker.fold import evolve
-from projections.history_queries import EmailHistory, TimelineFact
+from projections.history_queries import EmailHistory
+from projections.timeline import TimelineFact
 from tests.support.changes import T0, acked, conversion_result, event, identified, request
 from topics.acks import Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
