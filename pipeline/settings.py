@@ -313,6 +313,12 @@ class Settings(BaseSettings):
     allow_private_destinations: bool = Field(
         False, description="Allow conversions to loopback and private addresses (the demo and tests do)."
     )
+    dns_server: str = Field(
+        "",
+        pattern=r"^(\[[0-9a-fA-F:.]+\](:\d{1,5})?|[0-9.]+(:\d{1,5})?)?$",
+        description="Name server, `192.0.2.53` or `[2001:db8::53]:53`, that `doctor` and `domains verify` ask. Empty: "
+        "this machine's.",
+    )
     sandbox_host: str = Field("127.0.0.1", description="Address the sandbox provider listens on.")
     sandbox_smtp_port: int = Field(2525, ge=0, le=65535, description="The sandbox's SMTP port; 0 takes a free one.")
     sandbox_http_port: int = Field(2580, ge=0, le=65535, description="The sandbox's inbox and API; 0 takes a free one.")

@@ -9,10 +9,13 @@ from typing import Any
 
 import msgspec
 
+from projections.email_facets import NormalizeAddress, facet_columns, request_facets, state_facets
 from projections.pending_conversions import PendingConversion, encode_conversion
 from projections.row_changes import (
     ClosedVersion,
     CurrentVersion,
+    FactReading,
+    FirstRequest,
     TimelineEntry,
     fact_kind,
     fact_occurred_at,
@@ -24,7 +27,7 @@ from projections.text import storable_text
 from topics.codec import encode as encode_record
 from topics.conversions import ConversionWord
 from topics.ids import brand_uuid, fingerprint
-from topics.readings import email_status, listed_state, sent_at, updated_at
+from topics.readings import listed_state, sent_at, updated_at
 from topics.record import EmailId, Millis
 from topics.registry import EMAIL_STATES
 from topics.requests import SendRequest
@@ -51,7 +54,7 @@ def history(current: Iterable[tuple[EmailId, CurrentVersion]], partition: int) -
             "partition": partition,
             **_request_columns(state.request),
             **_listing_columns(state, version.valid_from),
-            "status": email_status(state).value,
+            **_state_columns(state),
             "updated_at": storable_bigint(updated_at(state)),
             "version": version.version,
             "valid_from": version.valid_from,
@@ -71,9 +74,24 @@ def versions(closed: Iterable[ClosedVersion]) -> Iterable[Row]:
             "brand_uuid": None if request is None else brand_uuid(request.tenant, request.brand),
             "recipient": "" if request is None else storable_text(request.recipient),
             **_listing_columns(version.state, version.valid_from),
+            **_state_columns(version.state),
             "valid_from": version.valid_from,
             "valid_to": version.valid_to,
             "state": encode_record(EMAIL_STATES, version.state),
+        }
+
+
+def requests(first: Iterable[tuple[EmailId, FirstRequest]], normalize_address: NormalizeAddress) -> Iterable[Row]:
+    """Yield the row of each email whose request is known now.
+
+    Clocks may disagree: ``accepted_at`` is never later than the version that has the request, or listings as of that
+    version's time would miss the email.
+    """
+    for email_id, known in first:
+        yield {
+            "email_id": email_id,
+            "accepted_at": storable_bigint(min(known.request.recorded_at, known.valid_from)),
+            **facet_columns(request_facets(known.request, normalize_address)),
         }
 
 
@@ -89,7 +107,27 @@ def timeline(entries: Iterable[tuple[tuple[EmailId, str], TimelineEntry]]) -> It
             "places": " ".join(entry.places),
             "revision": fact_revision(entry.fact),
             "fact": _encode_fact(entry.fact),
+            "known_from": entry.known_from,
+            "places_known_from": " ".join(map(str, entry.places_known_from)),
+            "reading_known_from": entry.reading_known_from,
         }
+
+
+def corrected_readings(entries: Iterable[tuple[tuple[EmailId, str], TimelineEntry]]) -> Iterable[Row]:
+    """Yield a row for each reading of the corrected events: when it was made, and when a later one superseded it."""
+    for (email_id, event_id), entry in entries:
+        if entry.superseded or fact_revision(entry.fact):
+            readings = [*entry.superseded, FactReading(entry.fact, entry.reading_known_from)]
+            ends: list[Millis | None] = [reading.known_from for reading in readings[1:]]
+            for reading, known_to in zip(readings, [*ends, None], strict=True):
+                yield {
+                    "email_id": email_id,
+                    "event_id": event_id,
+                    "revision": fact_revision(reading.fact),
+                    "known_from": reading.known_from,
+                    "known_to": known_to,
+                    "fact": _encode_fact(reading.fact),
+                }
 
 
 def evidence(changes: Iterable[tuple[EvidenceKey, EvidenceOrigin | None]]) -> Iterable[Row]:
@@ -167,6 +205,11 @@ def _request_columns(request: SendRequest | None) -> Row:
         "recipient": storable_text(request.recipient),
         "kind": storable_text(request.kind),
     }
+
+
+def _state_columns(state: EmailState) -> Row:
+    facets = state_facets(state)
+    return facet_columns(facets) | {"status": facets.status.value}
 
 
 def _listing_columns(state: EmailState, valid_from: Millis) -> Row:

@@ -54,7 +54,7 @@ def encode_cursor(tag: TagFunction, query: HistoryQuery, after: int | None, posi
         position.email_id,
         history_filter.brand_uuid,
         history_filter.listed,
-        _digest(history_filter.recipient),
+        digest_address(history_filter.recipient),
     )
     return _CURSORS.encode(tag, query.tenant, cursor)
 
@@ -68,7 +68,7 @@ def decode_cursor(
     except InvalidCursor as error:
         raise InvalidHistoryCursor(f"Next is {error}") from None
     sent = parameters.filter
-    if _digest(sent.recipient) != cursor.recipient:
+    if digest_address(sent.recipient) != cursor.recipient:
         raise InvalidHistoryCursor("Next belongs to another Email's listing; send the same Email with it")
     for name, value, original in (
         ("BrandId", sent.brand_uuid or None, cursor.brand_uuid),
@@ -84,7 +84,7 @@ def decode_cursor(
     return HistoryQuery(tenant=tenant, filter=history_filter, as_of=cursor.as_of, start_after=position), cursor.after
 
 
-def _digest(recipient: str) -> str:
+def digest_address(recipient: str) -> str:
     """Return enough of the address's hash to tell addresses apart; empty for no address."""
     if not recipient:
         return ""

@@ -9,6 +9,7 @@ import psycopg
 from projections.history import PAGE_MAX_EMAILS, HistoryPage, HistoryPosition, HistoryQuery, HistoryRow, page_of_rows
 from projections.sql import SqlQueries
 from projections.text import storable_text
+from projections.timeline import TimelineFact
 from topics.changes import Fact
 from topics.codec import decode
 from topics.record import EmailId, Millis
@@ -20,13 +21,6 @@ SQL: Final = SqlQueries(Path(__file__).with_name("queries.sql"))
 TOPIC: Final = EMAIL_CHANGES.name
 Connection = psycopg.AsyncConnection[Any]
 decode_fact: Final = msgspec.json.Decoder(Fact).decode
-
-
-class TimelineFact(msgspec.Struct, frozen=True):
-    """A fact with all its places on the log."""
-
-    fact: Fact
-    places: list[str]
 
 
 class EmailHistory(msgspec.Struct, frozen=True):

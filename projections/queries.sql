@@ -74,7 +74,10 @@ select places, fact from projections.timeline where email_id = %s
 select j.queue, j.seq, j.name, j.lane, j.state, j.attempts, nullif(j.due_at, 'infinity') as due_at,
     j.created_at, j.finished_at, j.last_error,
     l.paused_at, coalesce(l.paused_reason, '') as paused_reason,
-    case when l.open_until > now() then l.open_until end as open_until
+    case when l.open_until > now() then l.open_until end as open_until,
+    j.queue = 'dispatch' and exists (
+        select from admin.tenants t where t.tenant = split_part(j.lane, '/', 1) and t.suspended_at is not null
+    ) as is_suspended
 from jobs.jobs j left join jobs.lanes l using (queue, lane)
 where j.stream = %s order by j.queue, j.seq
 

@@ -8,7 +8,7 @@ may differ and step back, this time never does. So a later change can't become v
 listed, and reading the log again gives the same times.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -52,11 +52,30 @@ class ClosedVersion(msgspec.Struct, frozen=True):
     state: EmailState
 
 
+class FirstRequest(msgspec.Struct, frozen=True):
+    """An email's request and the time of the first version that has it."""
+
+    request: SendRequest
+    valid_from: Millis
+
+
+class FactReading(msgspec.Struct, frozen=True):
+    """A revision of an event and the partition's time when it was read."""
+
+    fact: Fact
+    known_from: Millis
+
+
 class TimelineEntry(msgspec.Struct):
-    """A fact on the timeline with its places on the log."""
+    """A fact on the timeline with its places on the log, and the partition's time at each of them."""
 
     fact: Fact
     places: list[str]
+    known_from: Millis
+    places_known_from: list[Millis]
+    reading_known_from: Millis
+    superseded: list[FactReading] = msgspec.field(default_factory=list)
+    """Readings that the same batch corrected."""
 
 
 class RowChanges(msgspec.Struct):
@@ -70,7 +89,10 @@ class RowChanges(msgspec.Struct):
     evidence: dict[EvidenceKey, EvidenceOrigin | None] = msgspec.field(default_factory=dict)
     """Evidence by key; None deletes it."""
     requests: dict[EmailId, SendRequest] = msgspec.field(default_factory=dict)
+    first_requests: dict[EmailId, FirstRequest] = msgspec.field(default_factory=dict)
     mails: dict[EmailId, mail_updates.MailUpdate] = msgspec.field(default_factory=dict)
+    removed: set[EmailId] = msgspec.field(default_factory=set)
+    """Emails of deleted tenants, of which no row may stay."""
     through: Millis = 0
     """The partition's time at the batch's end."""
     changed: Millis = 0
@@ -83,17 +105,22 @@ def compute_row_changes(
     hash_address: HashAddress,
     through: Millis = 0,
     old_hash_address: HashAddress | None = None,
+    *,
+    deleted_tenants: Collection[str] = (),
 ) -> RowChanges:
     """Return the row changes of a batch that is applied in order to the current versions.
 
     ``through`` is the partition's time before the batch. Evidence is written under ``hash_address``; withdrawn
-    evidence is also deleted under ``old_hash_address``.
+    evidence is also deleted under ``old_hash_address``. Changes of ``deleted_tenants`` count for the partition's time
+    alone.
     """
-    changes = RowChanges(through=through)
+    changes = RowChanges(through=through, removed=_emails_of(batch, deleted_tenants))
     for record in batch:
         changes.through = max(changes.through, storable_bigint(record.recorded_at))
         if isinstance(record, EmailChange):
             changes.changed = changes.through
+            if record.email_id in changes.removed:
+                continue
             before = changes.standing.get(record.email_id) or versions.get(record.email_id)
             _apply(changes, record, before, (hash_address, old_hash_address or hash_address))
     return changes
@@ -112,8 +139,22 @@ def join_row_changes(parts: Sequence[RowChanges]) -> RowChanges:
         joined.ended |= part.ended
         joined.evidence |= part.evidence
         joined.requests |= part.requests
+        joined.first_requests |= part.first_requests
         joined.mails |= part.mails
+        joined.removed |= part.removed
     return joined
+
+
+def tenant_of(change: EmailChange) -> str | None:
+    """Return the tenant of a change; None while facts came before their request."""
+    return None if change.state.request is None else change.state.request.tenant
+
+
+def _emails_of(batch: Sequence[EmailChange | Tick], tenants: Collection[str]) -> set[EmailId]:
+    """Return the emails of these tenants, whose facts may have come before the request that names the tenant."""
+    if not tenants:
+        return set()
+    return {change.email_id for change in batch if isinstance(change, EmailChange) and tenant_of(change) in tenants}
 
 
 def _apply(
@@ -139,6 +180,8 @@ def _add_version(changes: RowChanges, change: EmailChange, before: CurrentVersio
         changes.standing[change.email_id] = CurrentVersion(before.version + 1, valid_from, after)
     if after.request is not None and (before is None or before.state.request != after.request):
         changes.requests[change.email_id] = after.request
+        if before is None or before.state.request is None:
+            changes.first_requests[change.email_id] = FirstRequest(after.request, valid_from)
 
 
 def _add_conversions(changes: RowChanges, before: EmailState | None, after: EmailState) -> None:
@@ -178,14 +221,16 @@ def _add_evidence(
 
 def _add_to_timeline(changes: RowChanges, email_id: EmailId, applied: AppliedFact) -> None:
     key, place = (email_id, fact_event_id(applied.fact)), str(applied.place)
-    entry = changes.timeline.get(key)
+    entry, now = changes.timeline.get(key), changes.through
     if entry is None:
-        changes.timeline[key] = TimelineEntry(applied.fact, [place])
+        changes.timeline[key] = TimelineEntry(applied.fact, [place], now, [now], now)
         return
     if fact_revision(applied.fact) > fact_revision(entry.fact):
-        entry.fact = applied.fact
+        entry.superseded.append(FactReading(entry.fact, entry.reading_known_from))
+        entry.fact, entry.reading_known_from = applied.fact, now
     if place not in entry.places and len(entry.places) < MAX_PLACES:
         entry.places.append(place)
+        entry.places_known_from.append(now)
 
 
 def fact_event_id(fact: Fact) -> str:

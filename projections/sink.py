@@ -4,7 +4,7 @@ The next offset moves only from the value that the writer expects: a projector t
 frozen, or that reads records twice, writes nothing. The role `project` and the rebuild use it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -13,8 +13,9 @@ import msgspec
 import psycopg
 
 from projections import columns, mail_updates
+from projections.email_facets import NormalizeAddress, lower_case_address
 from projections.log_mark import LogMark, mark_columns, mark_from_row
-from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes, join_row_changes
+from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes, join_row_changes, tenant_of
 from projections.sql import SqlQueries
 from projections.suppression_rules import HashAddress
 from topics.changes import EmailChange, Tick
@@ -46,6 +47,11 @@ class ChangeBatch(msgspec.Struct, frozen=True):
     """The last record in the range; None if it has none."""
     traces: Mapping[EmailId, str] = {}
     """The trace contexts of traced emails, which the jobs of their conversions carry on."""
+
+    def tenants(self) -> set[str]:
+        """Return the tenants whose emails change, as far as the changes name them."""
+        changes = (change for change in self.changes if isinstance(change, EmailChange))
+        return {tenant for change in changes if (tenant := tenant_of(change)) is not None}
 
     def email_ids(self) -> set[EmailId]:
         """Return the ids of the emails that change."""
@@ -91,6 +97,8 @@ class Sink(msgspec.Struct, frozen=True):
     live: bool = True
     old_hash_address: HashAddress | None = None
     """The hash under which earlier versions wrote evidence; withdrawn evidence is deleted there as well."""
+    normalize_address: NormalizeAddress = lower_case_address
+    """Returns the spelling under which recipients are found."""
 
     async def start(self, connection: Connection, partition: int, beginning: int, end: int, partitions: int = 1) -> int:
         """Return the offset to read next.
@@ -118,8 +126,8 @@ class Sink(msgspec.Struct, frozen=True):
         Raises OffsetConflict and writes nothing if another projector moved one of the offsets.
         """
         async with connection.pipeline() as pipeline, connection.transaction():
-            states, versions = await self._read(connection, pipeline, batches)
-            parts = [self._compute(batch, states[batch.partition], versions) for batch in batches]
+            states, versions, deleted_tenants = await self._read(connection, pipeline, batches)
+            parts = [self._compute(batch, states[batch.partition], versions, deleted_tenants) for batch in batches]
             await self._write(connection, parts)
             self.crash_point("project.between-rows-and-offset")
             await self._advance(connection, parts)
@@ -129,12 +137,14 @@ class Sink(msgspec.Struct, frozen=True):
 
     async def _read(
         self, connection: Connection, pipeline: psycopg.AsyncPipeline, batches: Sequence[ChangeBatch]
-    ) -> tuple[dict[int, _PartitionState], dict[EmailId, CurrentVersion]]:
-        """Lock the partitions' offsets; return their states by partition, and the emails' current versions."""
+    ) -> tuple[dict[int, _PartitionState], dict[EmailId, CurrentVersion], set[str]]:
+        """Lock the partitions' offsets; return their states, the emails' current versions and the deleted tenants."""
         await self._enter(connection)
         locked = await connection.execute(SQL["lock_offsets"], (TOPIC, [batch.partition for batch in batches]))
         ids = list(set[EmailId]().union(*(batch.email_ids() for batch in batches)))
         current = await connection.execute(SQL["current_states"], (ids,))
+        tenants = list(set[str]().union(*(batch.tenants() for batch in batches)))
+        deleted = await connection.execute(SQL["deleted_tenants"], (tenants,))
         await pipeline.sync()
         states = {row[0]: _PartitionState(*row[1:]) for row in await locked.fetchall()}
         for batch in batches:
@@ -143,21 +153,27 @@ class Sink(msgspec.Struct, frozen=True):
                 raise OffsetConflict(
                     f"partition {batch.partition}: expected {batch.first_offset}, found {state and state.next_offset}"
                 )
-        return states, {
+        versions = {
             row[0]: CurrentVersion(row[1], row[2], decode(EMAIL_STATES, row[3])) for row in await current.fetchall()
         }
+        return states, versions, {row[0] for row in await deleted.fetchall()}
 
     def _compute(
-        self, batch: ChangeBatch, state: _PartitionState, versions: Mapping[EmailId, CurrentVersion]
+        self,
+        batch: ChangeBatch,
+        state: _PartitionState,
+        versions: Mapping[EmailId, CurrentVersion],
+        deleted_tenants: Collection[str],
     ) -> _PartitionChanges:
-        changes = compute_row_changes(batch.changes, versions, self.hash_address, state.through, self.old_hash_address)
+        hashes = (self.hash_address, state.through, self.old_hash_address)
+        changes = compute_row_changes(batch.changes, versions, *hashes, deleted_tenants=deleted_tenants)
         return _PartitionChanges(batch, changes, state.rebuilding_to)
 
     async def _enter(self, connection: Connection) -> None:
         await connection.execute(SQL["select_schema"], {"schema": self.schema, "live": self.live, "lock": SWAP_LOCK})
 
     async def _write(self, connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
-        await _write_rows(connection, parts)
+        await _write_rows(connection, parts, self.normalize_address)
         released = [part.batch.partition for part in parts if part.is_released]
         if self.live:
             await _write_jobs(connection, parts)
@@ -181,13 +197,18 @@ class Sink(msgspec.Struct, frozen=True):
         await _bulk(connection, "advance", rows, topic=TOPIC)
 
 
-async def _write_rows(connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
+async def _write_rows(
+    connection: Connection, parts: Sequence[_PartitionChanges], normalize_address: NormalizeAddress
+) -> None:
     changes = join_row_changes([part.changes for part in parts])
+    if changes.removed:
+        await connection.execute(SQL["remove_emails"], {"email_ids": sorted(changes.removed)})
     current = (columns.history(part.changes.standing.items(), part.batch.partition) for part in parts)
     await _bulk(connection, "write_current", chain.from_iterable(current))
     await _bulk(connection, "write_versions", columns.versions(changes.closed))
+    await _bulk(connection, "write_requests", columns.requests(changes.first_requests.items(), normalize_address))
     await _write_mails(connection, changes)
-    await _bulk(connection, "write_timeline", columns.timeline(changes.timeline.items()))
+    await _write_timeline(connection, changes)
     await _bulk(connection, "remove_evidence", columns.withdrawn_evidence(changes.evidence.items()))
     await _bulk(connection, "add_evidence", columns.evidence(changes.evidence.items()))
     await _bulk(connection, "add_identities", columns.identities(changes.requests.values()))
@@ -199,6 +220,14 @@ async def _write_mails(connection: Connection, changes: RowChanges) -> None:
     await _bulk(
         connection, "write_mails", mail_updates.rows(changes.mails), view_emails=list(emails), view_events=list(events)
     )
+
+
+async def _write_timeline(connection: Connection, changes: RowChanges) -> None:
+    """Write the facts; readings that they correct are kept beside, as the timeline was before."""
+    readings = list(columns.corrected_readings(changes.timeline.items()))
+    await _bulk(connection, "keep_superseded_rows", readings)
+    await _bulk(connection, "keep_superseded_readings", readings)
+    await _bulk(connection, "write_timeline", columns.timeline(changes.timeline.items()))
 
 
 async def _write_jobs(connection: Connection, parts: Sequence[_PartitionChanges]) -> None:

@@ -39,50 +39,117 @@ where o.topic = %(topic)s and o.partition = row.partition and o.next_offset = ro
 -- name: current_states
 select email_id::text, version, valid_from, state from history where email_id = any(%b::uuid[])
 
+-- name: deleted_tenants
+select tenant from admin.deleted_tenants where tenant = any(%b::text[])
+
+-- name: remove_emails
+-- Of deleted tenants. Rows are there only where facts came before the request, which names the tenant.
+with removed as (
+    delete from history where email_id = any(%(email_ids)b::uuid[])
+), removed_versions as (
+    delete from versions where email_id = any(%(email_ids)b::uuid[])
+), removed_readings as (
+    delete from superseded_facts where email_id = any(%(email_ids)b::uuid[])
+)
+delete from timeline where email_id = any(%(email_ids)b::uuid[])
+
 -- name: write_current
 insert into history (
     email_id, partition, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
-    status, listed, sent_at, updated_at, version, valid_from, provider_ids, state)
+    status, listed, sent_at, updated_at, version, valid_from, provider_ids, state,
+    facts, provider, bounce_class, bounce_code, suppressed_reason)
 select email_id, partition, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
-    status, listed, sent_at, updated_at, version, valid_from, string_to_array(provider_ids, chr(31)), state
+    status, listed, sent_at, updated_at, version, valid_from, string_to_array(provider_ids, chr(31)), state,
+    facts, provider, bounce_class, bounce_code, suppressed_reason
 from unnest(
     %(email_id)b::uuid[], %(partition)b::integer[], %(tenant)b::text[], %(dialect)b::text[], %(brand)b::text[],
     %(brand_uuid)b::uuid[], %(identity)b::text[], %(message_id)b::text[], %(recipient)b::text[], %(kind)b::text[], %(status)b::text[],
     %(listed)b::text[], %(sent_at)b::bigint[], %(updated_at)b::bigint[], %(version)b::integer[],
-    %(valid_from)b::bigint[], %(provider_ids)b::text[], %(state)b::bytea[]
+    %(valid_from)b::bigint[], %(provider_ids)b::text[], %(state)b::bytea[], %(facts)b::integer[], %(provider)b::text[], %(bounce_class)b::text[], %(bounce_code)b::text[], %(suppressed_reason)b::text[]
 ) as row (email_id, partition, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
-    status, listed, sent_at, updated_at, version, valid_from, provider_ids, state)
+    status, listed, sent_at, updated_at, version, valid_from, provider_ids, state,
+    facts, provider, bounce_class, bounce_code, suppressed_reason)
 on conflict (email_id) do update set
     tenant = excluded.tenant, dialect = excluded.dialect, brand = excluded.brand, brand_uuid = excluded.brand_uuid,
     identity = excluded.identity, message_id = excluded.message_id, recipient = excluded.recipient,
     kind = excluded.kind, status = excluded.status, listed = excluded.listed, sent_at = excluded.sent_at,
     updated_at = excluded.updated_at, version = excluded.version, valid_from = excluded.valid_from,
-    provider_ids = excluded.provider_ids, state = excluded.state
+    provider_ids = excluded.provider_ids, state = excluded.state,
+    facts = excluded.facts, provider = excluded.provider, bounce_class = excluded.bounce_class,
+    bounce_code = excluded.bounce_code, suppressed_reason = excluded.suppressed_reason
 
 -- name: write_versions
 insert into versions (
-    email_id, version, tenant, brand_uuid, recipient, listed, sent_at, valid_from, valid_to, state)
+    email_id, version, tenant, brand_uuid, recipient, listed, sent_at, valid_from, valid_to, state,
+    status, facts, provider, bounce_class, bounce_code, suppressed_reason)
 select * from unnest(
     %(email_id)b::uuid[], %(version)b::integer[], %(tenant)b::text[], %(brand_uuid)b::uuid[], %(recipient)b::text[],
-    %(listed)b::text[], %(sent_at)b::bigint[], %(valid_from)b::bigint[], %(valid_to)b::bigint[], %(state)b::bytea[])
+    %(listed)b::text[], %(sent_at)b::bigint[], %(valid_from)b::bigint[], %(valid_to)b::bigint[], %(state)b::bytea[],
+    %(status)b::text[], %(facts)b::integer[], %(provider)b::text[], %(bounce_class)b::text[], %(bounce_code)b::text[], %(suppressed_reason)b::text[])
+
+-- name: write_requests
+-- An email's request as it was first known stays: a page as of a moment must not change later.
+insert into requests (
+    email_id, accepted_at, tenant, dialect, brand_uuid, message_id, recipient, recipient_domain, template, activity_id,
+    action_group_id, action_id, trigger_hash, user_id)
+select * from unnest(
+    %(email_id)b::uuid[], %(accepted_at)b::bigint[], %(tenant)b::text[], %(dialect)b::text[], %(brand_uuid)b::uuid[],
+    %(message_id)b::text[], %(recipient)b::text[], %(recipient_domain)b::text[], %(template)b::text[],
+    %(activity_id)b::text[], %(action_group_id)b::text[], %(action_id)b::text[], %(trigger_hash)b::text[],
+    %(user_id)b::text[])
+on conflict (email_id) do nothing
+
+-- name: keep_superseded_rows
+-- The reading that the timeline has is superseded by the first later one of this batch.
+insert into superseded_facts (email_id, event_id, revision, known_from, known_to, fact)
+select t.email_id, t.event_id, t.revision, t.reading_known_from, min(row.known_from), t.fact
+from unnest(%(email_id)b::uuid[], %(event_id)b::text[], %(revision)b::bigint[], %(known_from)b::bigint[])
+    as row (email_id, event_id, revision, known_from)
+join timeline t on t.email_id = row.email_id and t.event_id = row.event_id and row.revision > t.revision
+group by t.email_id, t.event_id
+on conflict do nothing
+
+-- name: keep_superseded_readings
+-- Readings that came and were corrected in one batch, unless the timeline has them or a later one already.
+insert into superseded_facts (email_id, event_id, revision, known_from, known_to, fact)
+select row.email_id, row.event_id, row.revision, row.known_from, row.known_to, row.fact
+from unnest(
+    %(email_id)b::uuid[], %(event_id)b::text[], %(revision)b::bigint[], %(known_from)b::bigint[],
+    %(known_to)b::bigint[], %(fact)b::bytea[]
+) as row (email_id, event_id, revision, known_from, known_to, fact)
+left join timeline t on t.email_id = row.email_id and t.event_id = row.event_id
+where row.known_to is not null and row.revision > coalesce(t.revision, -1)
+on conflict do nothing
 
 -- name: write_timeline
 -- A repeated fact adds its place on the log, unless that is stored already; the first hundred places are kept, in the
 -- order in which they came. A correction (an event with a higher revision) replaces the event.
-insert into timeline (email_id, event_id, kind, occurred_at, recorded_at, places, revision, fact)
-select email_id, event_id, kind, occurred_at, recorded_at, string_to_array(places, ' '), revision, fact
+insert into timeline (
+    email_id, event_id, kind, occurred_at, recorded_at, places, revision, fact, known_from, places_known_from,
+    reading_known_from)
+select email_id, event_id, kind, occurred_at, recorded_at, string_to_array(places, ' '), revision, fact, known_from,
+    string_to_array(places_known_from, ' ')::bigint[], reading_known_from
 from unnest(
     %(email_id)b::uuid[], %(event_id)b::text[], %(kind)b::text[], %(occurred_at)b::bigint[],
-    %(recorded_at)b::bigint[], %(places)b::text[], %(revision)b::bigint[], %(fact)b::bytea[]
-) as row (email_id, event_id, kind, occurred_at, recorded_at, places, revision, fact)
+    %(recorded_at)b::bigint[], %(places)b::text[], %(revision)b::bigint[], %(fact)b::bytea[], %(known_from)b::bigint[],
+    %(places_known_from)b::text[], %(reading_known_from)b::bigint[]
+) as row (email_id, event_id, kind, occurred_at, recorded_at, places, revision, fact, known_from, places_known_from,
+    reading_known_from)
 on conflict (email_id, event_id) do update set
-    places = (
-        select array_agg(place order by seen) from (
-            select place, min(nth) as seen
-            from unnest(timeline.places || excluded.places) with ordinality as each (place, nth)
+    (places, places_known_from) = (
+        select array_agg(place order by seen), array_agg(known_from order by seen) from (
+            select place, min(nth) as seen, (array_agg(each.known_from order by nth))[1] as known_from
+            from unnest(
+                timeline.places || excluded.places,
+                -- Rows of an earlier version have no times.
+                coalesce(timeline.places_known_from, array_fill(null::bigint, array[cardinality(timeline.places)]))
+                    || excluded.places_known_from
+            ) with ordinality as each (place, known_from, nth)
             group by place order by seen limit 100
         ) as kept
     ),
+    reading_known_from = case when excluded.revision > timeline.revision
+        then excluded.reading_known_from else timeline.reading_known_from end,
     kind = case when excluded.revision > timeline.revision then excluded.kind else timeline.kind end,
     occurred_at = case when excluded.revision > timeline.revision then excluded.occurred_at else timeline.occurred_at end,
     recorded_at = case when excluded.revision > timeline.revision then excluded.recorded_at else timeline.recorded_at end,

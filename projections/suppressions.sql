@@ -114,10 +114,12 @@ where topic = %(topic)s and partition = %(partition)s and next_offset = %(expect
 -- The later record counts; reading the topic again from its beginning changes nothing. A decision that a backup restored
 -- has a negative place, and counts until the log has one that is as late. On a log that was restored to an older moment
 -- later decisions have smaller places.
+-- Deleted tenants have none.
 insert into suppressions.decisions (tenant, brand, address_hash, reason, note, decided_by, at, nth)
-select * from unnest(
+select row.* from unnest(
     %(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[], %(reasons)b::text[], %(notes)b::text[],
-    %(by)b::text[], %(at)b::bigint[], %(nth)b::bigint[])
+    %(by)b::text[], %(at)b::bigint[], %(nth)b::bigint[]) as row (tenant)
+where not exists (select from admin.deleted_tenants d where d.tenant = row.tenant)
 on conflict (tenant, address_hash, brand) do update set
     reason = excluded.reason, note = excluded.note, decided_by = excluded.decided_by, at = excluded.at,
     nth = excluded.nth

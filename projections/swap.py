@@ -18,7 +18,9 @@ from topics.registry import EMAIL_STATES
 
 SQL: Final = SqlQueries(Path(__file__).with_name("swap.sql"))
 LIVE_SCHEMA, REBUILD_SCHEMA, OLD_SCHEMA = "projections", "projections_rebuild", "projections_old"
-COMPARED_TABLES: Final = ("history", "versions", "timeline", "evidence", "mails", "next_offsets")
+COMPARED_TABLES: Final = (
+    *("history", "versions", "requests", "timeline", "superseded_facts", "evidence", "mails", "next_offsets"),
+)
 MAX_EXAMPLES: Final = 3
 
 Connection = psycopg.AsyncConnection[Any]
@@ -43,7 +45,9 @@ async def create_schema(connection: Connection) -> None:
                 f"search_path to {LIVE_SCHEMA};", f"search_path to {REBUILD_SCHEMA};"
             )
             # The schema is empty and nobody uses it; a transaction cannot create an index concurrently.
-            renamed = renamed.replace("index concurrently", "index")
+            renamed = renamed.replace("index concurrently", "index").replace(
+                "\nset search_path", "\nset local search_path"
+            )
             assert renamed != text, f"{path.name} doesn't say which schema it is for"
             await connection.execute(renamed.encode())
 

@@ -88,7 +88,7 @@ async def project(connection: Connection, expected: int, upto: int, templates: S
         for _, template in templates:
             row = msgspec.structs.asdict(template) | {"template": encode(TEMPLATES, template)}
             await connection.execute(SQL["add"], row)
-            await connection.execute(SQL["reserve_version"], row)
+            await connection.execute(SQL["reserve_projected"], row)
         return True
 
 

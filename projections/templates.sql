@@ -11,8 +11,17 @@ where topic = %(topic)s and partition = %(partition)s and next_offset = %(expect
 
 -- name: add
 -- A version never changes: the first record with its number counts.
+-- Deleted tenants have none.
 insert into templates.versions (template_id, version, tenant, name, hash, recorded_at, template)
-values (%(template_id)s, %(version)s, %(tenant)s, %(name)s, %(hash)s, %(recorded_at)s, %(template)s)
+select %(template_id)s::uuid, %(version)s::integer, %(tenant)s::text, %(name)s::text, %(hash)s::text,
+    %(recorded_at)s::bigint, %(template)s::bytea
+where not exists (select from admin.deleted_tenants where tenant = %(tenant)s::text)
+on conflict do nothing
+
+-- name: reserve_projected
+insert into intake.template_versions (template_id, version, hash)
+select template_id, version, hash from templates.versions
+where template_id = %(template_id)s and version = %(version)s
 on conflict do nothing
 
 -- name: reserve_version

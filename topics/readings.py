@@ -144,6 +144,11 @@ def listed_state(state: EmailState) -> ListedState | None:
     status = email_status(state)
     if status is EmailStatus.DEFERRED and not _is_accepted_by_provider(effective_state(state)):
         return None
+    return listed_state_of(status)
+
+
+def listed_state_of(status: EmailStatus) -> ListedState | None:
+    """Return the state of a listed email with this status; None for a status that is never listed."""
     return _LISTED_STATES.get(status)
 
 

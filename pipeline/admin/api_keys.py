@@ -229,11 +229,12 @@ async def note_key_use(pool: Pool, stored_hash: bytes, day: date) -> None:
 
 
 def _api_key(row: tuple[Any, ...], hashed: bytes = b"") -> ApiKey:
-    stored_hash, name, tenant, batch_max, rate_per_second, scopes, brand, networks, expires_at, last_used_on = row
+    stored_hash, name, tenant, batch_max, rate_per_second, scopes, brand, networks, expires_at, last_used_on = row[:10]
     # A newer version may have scopes that this one does not know, and has no routes for.
     known = None if scopes is None else frozenset(KeyScope(scope) for scope in scopes if scope in set(KeyScope))
     limits = KeyLimits(known, brand, tuple(networks), expires_at)
-    return ApiKey(name, Tenant(tenant, batch_max, rate_per_second), limits, last_used_on, hashed, stored_hash)
+    owner = Tenant(tenant, batch_max, rate_per_second, *row[10:])
+    return ApiKey(name, owner, limits, last_used_on, hashed, stored_hash)
 
 
 def _stored_hash(key: str, limits: KeyLimits) -> bytes:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
+from pipeline.admin.sender_domains import check_brand_sender
 from pipeline.admin.sql import execute, fetch_row
 from pipeline.runtime.database import Pool
 from pipeline.runtime.secret_ring import SecretRing
@@ -43,7 +44,8 @@ class Destination:
 
 
 async def add_brand(pool: Pool, brand: Brand) -> None:
-    """Add a brand or change it."""
+    """Add a brand or change it. Raise Refused."""
+    await check_brand_sender(pool, brand.tenant, brand.brand, brand.sender_address)
     values = (brand.unknown_policy, brand.unsubscribe, brand.trap_link, brand.sender_address, brand.sender_name)
     await execute(pool, "add_brand", brand.tenant, brand.brand, brand.provider, *values)
 

@@ -1,9 +1,37 @@
 -- name: add_tenant
-insert into admin.tenants (tenant, batch_max, rate_per_second) values (%s, %s, %s)
+-- The name of a deleted tenant is not given to another.
+insert into admin.tenants (tenant, batch_max, rate_per_second, verified_senders)
+select %(tenant)s::text, %(batch_max)s::integer, %(rate_per_second)s::double precision, %(verified_senders)s::boolean
+where not exists (select from admin.deleted_tenants where tenant = %(tenant)s::text)
 on conflict (tenant) do update set batch_max = excluded.batch_max, rate_per_second = excluded.rate_per_second
 
 -- name: list_tenants
-select tenant, batch_max, rate_per_second from admin.tenants order by tenant
+select tenant, batch_max, rate_per_second, suspended_at, verified_senders from admin.tenants order by tenant
+
+-- name: tenant
+select tenant, batch_max, rate_per_second, case when suspended_at is not null then suspended_reason end,
+    verified_senders, created_at, suspended_at,
+    (select count(*) from admin.api_keys k
+     where k.tenant = t.tenant and k.revoked_at is null and (k.expires_at is null or k.expires_at > now())),
+    (select count(*) from admin.brands b where b.tenant = t.tenant),
+    (select count(*) from admin.destinations d where d.tenant = t.tenant)
+from admin.tenants t where tenant = %s
+
+-- name: tenant_jobs
+select queue, state, count(*) from jobs.jobs
+where state in ('held', 'pending', 'attempting', 'unknown', 'dead') and split_part(lane, '/', 1) = %s
+group by queue, state order by queue, state
+
+-- name: suspend_tenant
+-- The time of the first suspension is kept.
+update admin.tenants set suspended_at = coalesce(suspended_at, now()), suspended_reason = %s where tenant = %s
+
+-- name: resume_tenant
+with resumed as (
+    update admin.tenants set suspended_at = null, suspended_reason = ''
+    where tenant = %s and suspended_at is not null returning tenant
+)
+select pg_notify('jobs_dispatch', '') from resumed
 
 -- name: add_key
 insert into admin.api_keys (key_hash, tenant, label, scopes, brand, networks, expires_at, made_by)
@@ -21,13 +49,15 @@ where encode(substring(key_hash for 6), 'hex') = %s and revoked_at is null
 
 -- name: find_keys
 select k.key_hash, encode(substring(k.key_hash for 6), 'hex'), t.tenant, t.batch_max, t.rate_per_second,
-    k.scopes, k.brand, k.networks, k.expires_at, k.last_used_on
+    k.scopes, k.brand, k.networks, k.expires_at, k.last_used_on,
+    case when t.suspended_at is not null then t.suspended_reason end, t.verified_senders
 from admin.api_keys k join admin.tenants t using (tenant)
 where k.key_hash = any(%s) and k.revoked_at is null
 
 -- name: key_named
 select k.key_hash, encode(substring(k.key_hash for 6), 'hex'), t.tenant, t.batch_max, t.rate_per_second,
-    k.scopes, k.brand, k.networks, k.expires_at, k.last_used_on
+    k.scopes, k.brand, k.networks, k.expires_at, k.last_used_on,
+    case when t.suspended_at is not null then t.suspended_reason end, t.verified_senders
 from admin.api_keys k join admin.tenants t using (tenant)
 where encode(substring(k.key_hash for 6), 'hex') = %s and k.revoked_at is null and k.rotated_at is null
     and (k.expires_at is null or k.expires_at > now())
@@ -145,3 +175,38 @@ select tenant, brand, dkim_key_sealed from admin.brands where dkim_key_sealed is
 
 -- name: set_sealed_dkim_key
 update admin.brands set dkim_key_sealed = %s where tenant = %s and brand = %s
+
+-- name: add_sender_domain
+-- The token, and whether the domain is verified, are those of the tenant's other brands.
+insert into admin.sender_domains (tenant, domain, brand, token, verified_at)
+select asked.tenant, asked.domain, asked.brand, coalesce(other.token, asked.token), other.verified_at
+from (values (%s::text, %s::text, %s::text, %s::text)) as asked (tenant, domain, brand, token)
+left join lateral (
+    select token, verified_at from admin.sender_domains where tenant = %s and domain = %s
+    order by verified_at nulls last limit 1
+) other on true
+on conflict (tenant, domain, brand) do nothing
+
+-- name: sender_domains
+select tenant, domain, brand, token, created_at, verified_at from admin.sender_domains
+where (%s = '' or tenant = %s) and (%s = '' or domain = %s) order by tenant, domain, brand
+
+-- name: note_verified_domain
+update admin.sender_domains set verified_at = now() where tenant = %s and domain = %s
+
+-- name: remove_sender_domain
+delete from admin.sender_domains where tenant = %s and domain = %s and brand = %s
+
+-- name: verified_senders
+select verified_senders from admin.tenants where tenant = %s
+
+-- name: require_verified_senders
+update admin.tenants set verified_senders = %s where tenant = %s
+
+-- name: has_other_tenants
+select count(*) > 0 and not coalesce(bool_or(tenant = %s), false) from admin.tenants
+
+-- name: sender_rules
+select 'domain', brand, domain from admin.sender_domains where tenant = %s and verified_at is not null
+union all
+select 'sender', brand, sender_address from admin.brands where tenant = %s

@@ -1,4 +1,4 @@
-"""`mailfold tenants|destinations`: store and list tenants and destinations in Postgres."""
+"""`mailfold destinations`: store and list destinations in Postgres."""
 
 import asyncio
 import socket
@@ -10,7 +10,6 @@ import typer
 from pipeline import admin
 from pipeline.cli.context import (
     CREDENTIAL_SOURCE_HELP,
-    cell,
     command_settings,
     console,
     read_credential,
@@ -21,7 +20,6 @@ from pipeline.emit.ssrf import is_public
 from pipeline.errors import Refused
 from pipeline.runtime.secret_ring import secret_ring
 
-tenants = typer.Typer(help="Tenants: the customers of this installation, who may send.", no_args_is_help=True)
 destinations = typer.Typer(help="URLs to which a brand's conversions are sent.", no_args_is_help=True)
 
 RESOLVE_TIMEOUT_S: Final = 5.0
@@ -30,23 +28,6 @@ TenantOption = Annotated[str, typer.Option(help="The tenant.")]
 BrandOption = Annotated[
     str, typer.Option(help="The brand, as callers name it; `*` is for brands without a destination of their own.")
 ]
-
-
-@tenants.command("add")
-def add_tenant(
-    tenant: str,
-    batch_max: Annotated[int | None, typer.Option(help="Messages accepted in one batch. [MAILFOLD_BATCH_MAX]")] = None,
-    rate: Annotated[float | None, typer.Option(help="Messages per second. [MAILFOLD_RATE_PER_SECOND]")] = None,
-) -> None:
-    """Add a tenant, or change its limits."""
-    run_with_pool(lambda pool, _: admin.add_tenant(pool, admin.Tenant(tenant, batch_max, rate)))
-    console().print(f"tenant {tenant}; next: mailfold keys add {tenant}", markup=False)
-
-
-@tenants.command("list")
-def list_tenants() -> None:
-    """Show the tenants and their limits; where a limit is empty, the installation's applies."""
-    _list("list_tenants", "tenant", "batch max", "per second")
 
 
 @destinations.command("add")
@@ -83,13 +64,6 @@ def list_destinations() -> None:
     console().print(listing)
     if count := sum(admin.is_unencrypted_url(row[2]) for row in rows):
         typer.echo(f"warning: {count} over plain http: the network can read the key; use an https URL", err=True)
-
-
-def _list(query: str, *columns: str) -> None:
-    listing = table(*columns)
-    for row in run_with_pool(lambda pool, _: admin.fetch_rows(pool, query)):
-        listing.add_row(*map(cell, row))
-    console().print(listing)
 
 
 def _check_url(url: str, *, insecure_http: bool = False) -> None:

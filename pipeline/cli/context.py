@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import typer
@@ -141,6 +142,11 @@ def table(*columns: str) -> Table:
 def cell(value: object) -> str:
     """Return the text of a table's cell; None is an empty one."""
     return "" if value is None else str(value)
+
+
+def minute(at: datetime | None) -> str:
+    """Return a time in UTC to the minute; None is an empty text."""
+    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def read_credential(what: str, source: str) -> str:

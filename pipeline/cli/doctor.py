@@ -4,10 +4,11 @@ from typing import Annotated, Final
 
 import msgspec
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from pipeline.cli import context
-from pipeline.operations.doctor.finding import DoctorReport, examine
+from pipeline.operations.doctor.finding import DoctorFinding, DoctorReport, examine
 from pipeline.operations.kafka_rights import RightsHolder
 
 app = typer.Typer()
@@ -47,6 +48,11 @@ def doctor(
 def _print_report(report: DoctorReport) -> None:
     console = context.console()
     for finding in report.findings:
-        console.print(f"{_LABELS[finding.verdict]}  {finding.area:<9} {escape(finding.text)}")
-        if finding.todo:
-            console.print(f"                [dim]→ {escape(finding.todo)}[/]")
+        print_finding(console, finding, finding.area)
+
+
+def print_finding(console: Console, finding: DoctorFinding, area: str) -> None:
+    """Print a finding and what to do, after its verdict and the area that it is about."""
+    console.print(f"{_LABELS[finding.verdict]}  {escape(area):<9} {escape(finding.text)}")
+    if finding.todo:
+        console.print(f"                [dim]→ {escape(finding.todo)}[/]")

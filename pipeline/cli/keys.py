@@ -17,7 +17,7 @@ from rich.markup import escape
 from pipeline import admin
 from pipeline.admin import KeyLimits, KeyScope
 from pipeline.admin.api_keys import IpNetwork, ListedKey
-from pipeline.cli.context import cell, console, read_credential, run_with_pool, table
+from pipeline.cli.context import cell, console, minute, read_credential, run_with_pool, table
 from pipeline.errors import NotFound, Refused
 from pipeline.runtime.database import Pool
 
@@ -127,17 +127,13 @@ async def _resolved(pool: Pool, name: str) -> str:
 
 
 def _cells(key: ListedKey) -> tuple[str, ...]:
-    expires = "" if key.expires_at is None else _minute(key.expires_at) + (" (rotated)" if key.rotated_at else "")
+    expires = "" if key.expires_at is None else minute(key.expires_at) + (" (rotated)" if key.rotated_at else "")
     scopes = UNSCOPED if key.scopes is None else " ".join(key.scopes)
     return (
         *(key.name, key.tenant, key.label, scopes, key.brand or "all", " ".join(key.networks)),
         f"{key.created_at.astimezone(UTC):%Y-%m-%d} {key.made_by}".strip(),
-        *(expires, cell(key.last_used_on), "" if key.revoked_at is None else _minute(key.revoked_at)),
+        *(expires, cell(key.last_used_on), minute(key.revoked_at)),
     )
-
-
-def _minute(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def _network(text: str) -> IpNetwork:

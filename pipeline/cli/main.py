@@ -15,6 +15,7 @@ from pipeline.cli import (
     dead_letters,
     dev,
     doctor,
+    domains,
     inbound,
     keys,
     lanes,
@@ -26,6 +27,7 @@ from pipeline.cli import (
     settings,
     suppressions,
     templates,
+    tenants,
     topics,
     up,
     upgrade,
@@ -47,7 +49,9 @@ COMMAND_PANELS: Final = {
     "Start here": ("up", "demo"),
     "Roles, in the order in which an email passes them": ("gateway", "worker", "dispatch", "project", "emit"),
     "Stand-ins for development": ("sandbox", "receiver"),
-    "Configuration": ("tenants", "keys", "providers", "brands", "destinations", "templates", "suppressions"),
+    "Configuration": (
+        *("tenants", "keys", "providers", "brands", "domains", "destinations", "templates", "suppressions"),
+    ),
     "Inbound mail": ("inbound",),
     "Inspection and repair": ("trace", "status", "doctor", "recover", "dead", "lanes"),
     "Maintenance": (
@@ -58,11 +62,12 @@ COMMAND_PANELS: Final = {
 
 for _group in (up, dev, roles, inspect_commands, doctor, recover, backup, renormalize, settings, upgrade):
     app.add_typer(_group.app)
-for _name in ("tenants", "destinations"):
-    app.add_typer(getattr(admin, _name), name=_name)
+app.add_typer(tenants.app, name="tenants")
+app.add_typer(admin.destinations, name="destinations")
 app.add_typer(brands.app, name="brands")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(providers_check.app, name="providers")
+app.add_typer(domains.app, name="domains")
 app.add_typer(dead_letters.app, name="dead")
 app.add_typer(inbound.app, name="inbound")
 app.add_typer(keys.app, name="keys")

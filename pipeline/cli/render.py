@@ -119,6 +119,8 @@ def print_snapshot(console: Console, snapshot: StatusSnapshot) -> None:
     console.print(f"events parked, of no known email yet: {snapshot.parked.count}{since}", highlight=False)
     colour = _BAD if snapshot.dead_letters else _GOOD
     console.print(f"dead letters on the log: [{colour}]{snapshot.dead_letters}[/]", highlight=False)
+    for tenant in snapshot.suspended_tenants:
+        console.print(f"[red]tenant {escape(tenant)}[/] is suspended: its mail waits", highlight=False)
     for name in snapshot.insecure_destinations:
         warning = "is plain http: the network can read its key"
         console.print(f"[red]destination {escape(name)}[/] {warning}", highlight=False)

@@ -2,18 +2,23 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from pipeline import admin
 from pipeline.cli.context import console
+from pipeline.devstack.role_counts import ROLES, default_counts, process_names, role_of
 from pipeline.devstack.sandbox.keys import public_key
 from pipeline.devstack.servers.data_dir import DataDir
-from pipeline.devstack.supervisor import ROLES, Stack
+from pipeline.devstack.supervisor import Stack
+from pipeline.errors import Refused
 from pipeline.runtime.database import Pool, open_database
 from pipeline.runtime.environment import load_settings
 from pipeline.runtime.private_files import replace_file
@@ -29,10 +34,29 @@ API_KEY_HEADER_FILE = "api-key.header"
 EXAMPLE_BATCH_FILE = Path(__file__).with_name("example.json")
 
 
+COUNT_HELP = "Processes of this role; the default follows from the number of CPU cores."
+ProcessCount = Annotated[int | None, typer.Option(min=1, max=64, help=COUNT_HELP, show_default=False)]
+
+
 @app.command()
-def up() -> None:
+def up(
+    workers: ProcessCount = None,
+    dispatchers: ProcessCount = None,
+    projectors: ProcessCount = None,
+    emitters: ProcessCount = None,
+) -> None:
     """Start the whole stack on this machine and restart what dies; Ctrl-C stops it, the next `up` continues."""
-    asyncio.run(_up(_with_inbound_listener(load_settings())))
+    settings = load_settings()
+    counts = default_counts(os.cpu_count() or 1, settings.partitions)
+    asked = {"worker": workers, "dispatch": dispatchers, "project": projectors, "emit": emitters}
+    counts |= {role: count for role, count in asked.items() if count is not None}
+    for role in ("worker", "project"):
+        if counts[role] > settings.partitions:
+            raise Refused(
+                f"{counts[role]} processes of {role}: only {settings.partitions} would have work, one for each "
+                "partition (MAILFOLD_PARTITIONS)"
+            )
+    asyncio.run(_up(_with_inbound_listener(settings), process_names(counts)))
 
 
 def _with_inbound_listener(settings: Settings) -> Settings:
@@ -41,10 +65,10 @@ def _with_inbound_listener(settings: Settings) -> Settings:
     return settings if is_set else settings.model_copy(update={"inbound_host": settings.host})
 
 
-async def _up(settings: Settings) -> None:
+async def _up(settings: Settings, processes: Sequence[str]) -> None:
     stopping = _cancel_on_signals()
     with contextlib.suppress(asyncio.CancelledError):
-        async with Stack(settings, tell=print_line, prepare=create_defaults) as stack:
+        async with Stack(settings, processes, tell=print_line, prepare=create_defaults) as stack:
             _print_welcome(stack)
             await asyncio.Event().wait()
     if stopping.is_set():
@@ -126,7 +150,7 @@ def _print_welcome(stack: Stack) -> None:
         ("Send", f"POST {gateway}/channels/email/batch"),
         ("History", f"GET  {gateway}/v1/Email/"),
         ("API docs", f"{gateway}/docs"),
-        ("Metrics", _ops_endpoints(settings)),
+        ("Metrics", _ops_endpoints(stack)),
         ("Sandbox", f"inbox {sandbox}   SMTP {settings.sandbox_host}:{settings.sandbox_smtp_port}"),
         ("Bounces", f"SMTP {settings.inbound_host}:{settings.inbound_port}" if settings.inbound_host else "disabled"),
         ("Kafka", settings.kafka_bootstrap),
@@ -141,11 +165,17 @@ def _print_welcome(stack: Stack) -> None:
         console().print("\nCtrl-C stops everything; the next `mailfold up` continues where it stopped.\n")
 
 
-def _ops_endpoints(settings: Settings) -> str:
-    """Return where each role serves its metrics and health."""
+def _ops_endpoints(stack: Stack) -> str:
+    """Return where each process serves its metrics and health."""
+    settings = stack.settings
     if not settings.ops_host:
         return "disabled"
-    ports = ", ".join(f"{role} {settings.ops_port(role)}" for role in ROLES if role != "sandbox")
+    chosen = stack.data_dir.ports()
+    ports = ", ".join(
+        f"{name} {settings.ops_port(name) if name in ROLES else chosen[name]}"
+        for name in stack.processes
+        if role_of(name) != "sandbox"
+    )
     return f"http://{settings.ops_host}:PORT/metrics, /healthz and /readyz, with PORT {ports}"
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
+from pipeline.devstack.role_counts import ROLES, role_of
 from pipeline.devstack.servers import kafka, postgres
 from pipeline.devstack.servers.data_dir import DataDir, ResourceInUse, is_port_taken
 from pipeline.devstack.servers.orphans import PidFiles
@@ -25,9 +26,6 @@ from pipeline.runtime.environment import environment_of
 from pipeline.runtime.schema import migrate_database
 from pipeline.runtime.secret_ring import has_secret
 from pipeline.settings import Settings
-
-ROLES: Final = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
-"""The roles in the order in which an email passes them; `sandbox` stands in for the provider."""
 
 # The sum must be below the 10 seconds within which Ctrl-C stops everything.
 _ROLE_STOP_TIMEOUT_S: Final = 5.0
@@ -65,7 +63,8 @@ class Stack:
     ) -> None:
         """Set the stack up, without starting it.
 
-        ``tell`` is called with each line of progress; ``role_env`` is added to a role's environment; ``prepare`` runs
+        ``roles``: the processes, such as `worker` and `worker-2`, which is the second of its role. ``tell`` is called
+        with each line of progress; ``role_env`` is added to a role's environment; ``prepare`` runs
         before the roles start, when the database is migrated.
         """
         self.data_dir = DataDir(settings.data_dir)
@@ -77,6 +76,11 @@ class Stack:
         self._prepare = prepare
         self._pid_files = PidFiles(self.data_dir.root / "pids")
         self._restarters: dict[str, Restarter] = {}
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """Return the names of the roles' processes."""
+        return self._roles
 
     @property
     def pids(self) -> dict[str, int]:
@@ -185,8 +189,9 @@ class Stack:
         restarter.start_watching()
 
     def _start_role(self, name: str) -> None:
-        env = {"MALLOC_ARENA_MAX": "2", **environment_of(self.settings), **self._role_env.get(name, {})}
-        program = Program(name, (sys.executable, "-m", "pipeline", name), self.data_dir.log_path(name), env)
+        environment = environment_of(_process_settings(self.settings, self.data_dir, name))
+        env = {"MALLOC_ARENA_MAX": "2", **environment, **self._role_env.get(name, {})}
+        program = Program(name, (sys.executable, "-m", "pipeline", role_of(name)), self.data_dir.log_path(name), env)
         restarter = self._restarters[name] = Restarter(program, self._pid_files, self._tell)
         restarter.start_watching()
 
@@ -215,6 +220,19 @@ def complete_settings(settings: Settings, data_dir: DataDir) -> Settings:
             update[name] = data_dir.port(name)
     gateway = f"http://{settings.host}:{update.get('port', settings.port)}"
     update |= {name: gateway for name in ("public_url", "sandbox_gateway") if name not in settings.model_fields_set}
+    return settings.model_copy(update=update)
+
+
+def _process_settings(settings: Settings, data_dir: DataDir, name: str) -> Settings:
+    """Return the settings of one process; a role's second one has a port, a folder and a member's name of its own."""
+    role = role_of(name)
+    if name == role:
+        return settings
+    update: dict[str, Any] = {"data_dir": data_dir.root / name}
+    if settings.ops_host:
+        update[f"ops_port_{role}"] = data_dir.port(name)
+    if settings.kafka_group_instance_id:
+        update["kafka_group_instance_id"] = f"{settings.kafka_group_instance_id}{name.removeprefix(role)}"
     return settings.model_copy(update=update)
 
 

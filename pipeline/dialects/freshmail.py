@@ -160,7 +160,7 @@ def _decoding_errors(refused: Refused, body: bytes) -> dict[str, str] | list[str
     """Return all problems of a body that the decoder refused; ``refused`` is the first that it found."""
     if not refused.where.startswith("."):
         return [f"{refused} ({refused.where})"]
-    first_error = {_documented_path(refused.where[1:]): _sentence(str(refused))}
+    first_error = {_documented_path(refused.where[1:]): sentence(str(refused))}
     try:
         value = msgspec.json.decode(body)
     except msgspec.MsgspecError:
@@ -169,7 +169,7 @@ def _decoding_errors(refused: Refused, body: bytes) -> dict[str, str] | list[str
     errors = {}
     for problem in islice(field_problems(FreshMailRequest, value), MAX_ERRORS):
         where = _with_header_name(problem.where, value) if _UNNAMED_KEY in problem.where else problem.where
-        text = "This field is missing." if str(problem) == FIELD_MISSING else _sentence(str(problem))
+        text = "This field is missing." if str(problem) == FIELD_MISSING else sentence(str(problem))
         errors[_documented_path(where[1:])] = text
     # Of a repeated name only the last value is seen here, and the decoder may have refused an earlier one.
     errors = errors or first_error
@@ -205,7 +205,8 @@ def _documented_path(path: str) -> str:
     return path[:1].upper() + path[1:]
 
 
-def _sentence(problem: str) -> str:
+def sentence(problem: str) -> str:
+    """Return a problem as a sentence, as FreshMail writes its errors."""
     return f"{problem[:1].upper()}{problem[1:]}."
 
 
@@ -267,4 +268,4 @@ def _header_problems(headers: Mapping[str, str] | list[Any], where: str) -> Iter
 
 def _text_problems(where: str, text: str) -> Iterator[tuple[str, str]]:
     if problem := header_text_problem(text):
-        yield where, _sentence(problem)
+        yield where, sentence(problem)

@@ -40,6 +40,8 @@ class ContentFinder:
         self._settings = settings
         self._shifts: dict[int, int] = {}
         """Partition -> by how much the offsets of its contents differ from those in the requests."""
+        self._expired_before: dict[int, Millis] = {}
+        """Partition -> acceptance before which the log has no contents any more; it only loses more."""
         self._searching = asyncio.Lock()
 
     async def get(self, pointer: ContentPointer, accepted_at: Millis) -> MessageContent:
@@ -57,6 +59,8 @@ class ContentFinder:
             # Another email of the same partition may have found out meanwhile.
             if (moved := await self._get_shifted(pointer)) is not None:
                 return moved
+            if accepted_at < self._expired_before.get(pointer.partition, 0):
+                raise reason
             offset = await self._find_offset(pointer, accepted_at)
         if offset is None or offset == pointer.offset:
             raise reason
@@ -85,8 +89,12 @@ class ContentFinder:
             consumer.assign([place])
             async with asyncio.timeout(SEARCH_TIMEOUT_S):
                 start = (await consumer.offsets_for_times({place: accepted_at - SEARCH_BEFORE_MS}))[place]
+                beginning = (await consumer.beginning_offsets([place]))[place]
                 end = (await consumer.end_offsets([place]))[place]
                 if start is None:
+                    return None
+                if start.offset <= beginning and start.timestamp > accepted_at + SEARCH_AFTER_MS:
+                    self._expired_before[pointer.partition] = start.timestamp - SEARCH_AFTER_MS
                     return None
                 consumer.seek(place, start.offset)
                 return await _search(consumer, place, pointer.content_id.encode(), accepted_at + SEARCH_AFTER_MS, end)

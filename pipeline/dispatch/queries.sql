@@ -5,10 +5,12 @@ select from jobs.jobs where queue = 'dispatch' and stream = any(%(streams)b::uui
 
 -- name: take_requests
 -- A request that is read twice becomes one job. A job that an ack created (the database was rebuilt, or the ack was
--- read first) gets its lane and payload now; if that ack was a deferral, the job is held and becomes pending.
+-- read first) gets its lane and payload now; if that ack was a deferral, the job is held and becomes pending. Nothing is
+-- sent for deleted tenants, whose requests a rebuilt database reads, too.
 insert into jobs.jobs (queue, stream, seq, name, lane, state, payload)
 select 'dispatch', request.stream, 0, 'send', request.lane, 'pending', request.payload
 from unnest(%(streams)b::uuid[], %(lanes)b::text[], %(payloads)b::bytea[]) as request (stream, lane, payload)
+where not exists (select from admin.deleted_tenants d where d.tenant = split_part(request.lane, '/', 1))
 on conflict (queue, stream, seq) do update set
     lane = excluded.lane,
     payload = case jobs.state when 'done' then jobs.payload else excluded.payload end,

@@ -17,7 +17,9 @@ from pipeline.gateway.headers import SECURITY_HEADERS
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.openapi import common, docs_page
 from pipeline.gateway.routes import (
+    changes,
     email_v1,
+    emails,
     extrahorizon,
     fasttrack,
     freshmail,
@@ -37,6 +39,7 @@ from pipeline.runtime.tracing import HEADER, NO_SPAN, NO_TRACER, Span, Tracer
 _SURFACE_BY_FIRST_SEGMENT: Final = {
     "channels": "batch",
     "v1": "email_v1",
+    "api": "api",
     "v3": "freshmail",
     "mail": "extrahorizon",
     "auth": "extrahorizon",
@@ -65,9 +68,11 @@ ERROR_ENCODERS: Final[dict[str, problems.ErrorEncoder]] = {
     "/v3": freshmail.encode_error,
     "/mail/v1": extrahorizon.encode_error,
     "/auth/v2": oauth.encode_error,
+    "/api": problems.encode_problem_details,
 }
 """JSON shapes of errors, by path prefix."""
 OPENAPI_TYPES: Final = (
+    *emails.OPENAPI_TYPES,
     *templates.OPENAPI_TYPES,
     *localizations.OPENAPI_TYPES,
     *suppressions.OPENAPI_TYPES,
@@ -92,7 +97,7 @@ def make_app(state: GatewayState) -> ASGIApp:
     )
     problems.install_error_handlers(app, ERROR_ENCODERS)
     dialects = (fasttrack, email_v1, extrahorizon, oauth, freshmail)
-    others = (templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops)
+    others = (emails, changes, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops)
     routers = [routes.router(state) for routes in (*dialects, *others)]
     common.install_schemas(app, OPENAPI_TYPES)
     docs_page.install_docs_page(app)

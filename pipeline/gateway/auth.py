@@ -5,7 +5,7 @@ from typing import Final
 from fastapi import Request
 
 from pipeline import admin
-from pipeline.admin import ApiKey, KeyScope
+from pipeline.admin import ApiKey, KeyScope, Tenant
 from pipeline.gateway.client_info import ClientInfoReader
 from pipeline.gateway.key_lookup import KeyLookup
 from pipeline.gateway.metrics import GatewayMetrics
@@ -59,12 +59,18 @@ class ApiKeyAuthenticator:
         return key
 
     async def admit(self, request: Request, key: ApiKey) -> None:
-        """Let the key's tenant be the request's. Raise HttpProblem 403 unless the key may be used for this request."""
+        """Let the key's tenant be the request's.
+
+        Raise HttpProblem 403 unless the key may be used for this request, and for one to send of a suspended tenant.
+        """
         self.check_network(request, key)
         needed = ROUTE_SCOPES[request.method, request.scope["route"].path]
         if missing := key.missing_scopes(needed):
             self._refused.labels("scope").inc()
             raise missing_scope(*missing)
+        if KeyScope.SEND in needed and key.tenant.suspension is not None:
+            self._refused.labels("suspended").inc()
+            raise HttpProblem(403, _suspension_error(key.tenant), WHERE)
         await self._lookup.note_use(key, self._clock())
         CURRENT_CALLER.set(key.tenant.tenant)
         request.scope[OWNER_SCOPE_KEY] = f"tenant {key.tenant.tenant}"
@@ -113,6 +119,11 @@ def api_key_of(request: Request) -> str:
         return key
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _suspension_error(tenant: Tenant) -> str:
+    error = f"tenant {tenant.tenant} is suspended and may not send"
+    return f"{error}: {tenant.suspension}" if tenant.suspension else error
 
 
 def _unauthorized(error: str) -> HttpProblem:

@@ -47,8 +47,8 @@ class GatewayMetrics(RoleMetrics):
         )
         self.keys_refused = self.counter(
             "api_keys_refused",
-            "API keys refused, by reason: unknown (or revoked), expired, network, scope; slowed: looked up late, "
-            "because of many unknown keys from one network.",
+            "API keys refused, by reason: unknown (or revoked), expired, network, scope, suspended (its tenant is); "
+            "slowed: looked up late, because of many unknown keys from one network.",
             "why",
         )
 

@@ -14,9 +14,11 @@ from (
 group by 1, 2, 3
 
 -- name: oldest_jobs
--- Age of the oldest open job per queue, in seconds.
+-- Age of the oldest open job per queue, in seconds. Mail of suspended tenants waits on purpose.
 select queue, extract(epoch from now() - min(created_at))::float8 from jobs.jobs
-where state in ('pending', 'attempting')
+where state in ('pending', 'attempting') and (
+    queue <> 'dispatch'
+    or split_part(lane, '/', 1) not in (select tenant from admin.tenants where suspended_at is not null))
 group by queue
 
 -- name: paused_lanes

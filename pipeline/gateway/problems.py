@@ -3,7 +3,9 @@
 The application installs the handlers, and routes raise `HttpProblem` or return these responses themselves.
 """
 
+import http
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 import psycopg
@@ -15,6 +17,8 @@ from pipeline.errors import DatabaseUnavailable, LogUnavailable, Refused
 from pipeline.gateway.headers import RETRY_SOON
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.logs import get_logger
+
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 
 log = get_logger(__name__)
 
@@ -32,6 +36,13 @@ class HttpProblem(Exception):
 
 ErrorEncoder = Callable[[int, str, str], bytes]
 """A function of status, what is wrong and where, which returns the JSON body that a dialect's clients expect."""
+
+
+def encode_problem_details(status: int, error: str, where: str) -> bytes:
+    """Return the body of a problem as RFC 9457 says: the status tells its type, `where` is an extension."""
+    title = http.HTTPStatus(status).phrase
+    problem = {"type": "about:blank", "title": title, "status": status, "detail": error}
+    return msgspec.json.encode(problem | ({"where": where} if where else {}))
 
 
 def problem_response(status: int, error: str, where: str = "", headers: Mapping[str, str] | None = None) -> Response:
@@ -112,4 +123,5 @@ def _error_response(
     )
     if encode is None:
         return problem_response(status, error, where, headers)
-    return Response(encode(status, error, where), status, headers=dict(headers or {}), media_type="application/json")
+    media_type = PROBLEM_MEDIA_TYPE if encode is encode_problem_details else "application/json"
+    return Response(encode(status, error, where), status, headers=dict(headers or {}), media_type=media_type)

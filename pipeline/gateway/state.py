@@ -14,6 +14,7 @@ from pipeline.gateway.event_buffer import EventBuffer
 from pipeline.gateway.history_reader import HistoryReader
 from pipeline.gateway.hit_limit import HitLimit
 from pipeline.gateway.metrics import GatewayMetrics
+from pipeline.gateway.sender_policy import SenderPolicies
 from pipeline.gateway.smtp.recorder import InboundMailRecorder
 from pipeline.gateway.spool import Spool
 from pipeline.gateway.tenant_limits import TenantLimits
@@ -57,6 +58,7 @@ class GatewayState:
     authenticate: ApiKeyAuthenticator
     signer: Signer
     limits: TenantLimits
+    senders: SenderPolicies
     body_memory: BodyMemory
     hit_limit: HitLimit
     inbound_mail: InboundMailRecorder
@@ -88,6 +90,7 @@ def make_gateway_state(
         authenticate=ApiKeyAuthenticator(rt, client_info, metrics),
         signer=signer,
         limits=TenantLimits(rt.settings),
+        senders=SenderPolicies(rt.pool),
         body_memory=_body_memory(rt, metrics),
         hit_limit=HitLimit(rt.clock),
         inbound_mail=InboundMailRecorder(log, rt.clock, token_readers(secret_ring(rt.settings)), metrics.registry),

@@ -11,7 +11,7 @@
 --   lanes    each lane with open jobs and the time its first job is due: a loose index scan, so that the cost grows
 --            with the lanes, not with the backlog
 --   probes   lanes whose breaker is open and past its pause: only one of all workers gets the row, and one job
---   due      lanes that may get jobs now
+--   due      lanes that may get jobs now; mail of suspended tenants may not, what they owe Fast Track may
 --   sizes    the number of lanes of the tenant that are due, and the number of tenants
 --   rooms    how many jobs a lane may get: up to its own limit, and at most half of the capacity that the other lanes
 --            leave of this process, so that no number of stuck lanes can use all of it; but at least its equal share if
@@ -55,6 +55,10 @@ with recursive lanes as (
     left join probes on probes.lane = lanes.lane
     left join jobs.lanes news on news.queue = %(queue)s and news.lane = lanes.lane
     where lanes.due_at <= now() and news.paused_at is null and (news.open_until is null or news.open_until <= now())
+        and (
+            %(queue)s <> 'dispatch'
+            or split_part(lanes.lane, '/', 1) not in (select tenant from admin.tenants where suspended_at is not null)
+        )
         and coalesce(%(server)s, pg_postmaster_start_time()) = pg_postmaster_start_time()
 ), sizes as (
     select *, max(nth_tenant) over () as tenants

@@ -17,9 +17,10 @@ from pipeline.runtime.kafka import topic_partition
 from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.worker.fold import evolve
 from projections.columns import is_storable_id
-from projections.history_queries import EmailHistory, TimelineFact
+from projections.history_queries import EmailHistory
 from projections.pending_conversions import FASTTRACK_DIALECT
 from projections.row_changes import fact_event_id, fact_revision
+from projections.timeline import TimelineFact
 from topics.codec import Undecodable, decode
 from topics.ids import email_id
 from topics.record import EmailId, LogPosition

@@ -58,6 +58,9 @@ def _job_reason(job: dict[str, Any], now: Millis) -> str:
 
 
 def _pending_reason(job: dict[str, Any], now: Millis) -> str:
+    if job["is_suspended"]:
+        tenant = job["lane"].partition("/")[0]
+        return f"tenant {tenant} is suspended (`mailfold tenants show`)"
     if job["paused_at"]:
         return f"lane {job['lane']} is paused since {format_datetime(job['paused_at'])}: {job['paused_reason']}"
     if job["open_until"]:

@@ -34,7 +34,7 @@ from projections.swap import TableDifference
 ProgressCallback = Callable[[int, int], None]
 """Called with the number of records read so far and the total."""
 
-_REBUILD_LOCK_ID: Final = 0x7265626C
+REBUILD_LOCK_ID: Final = 0x7265626C
 """The advisory lock ("rebl") that excludes a second rebuild, which would write to the same schema."""
 
 
@@ -58,7 +58,7 @@ async def rebuild(
 
     Do not swap with ``check``, or if the tables differ, unless ``force`` is set. Raise Refused if another rebuild runs.
     """
-    async with hold_command_lock(rt, "rebuild", _REBUILD_LOCK_ID), await connect_session(rt.settings) as own:
+    async with hold_command_lock(rt, "rebuild", REBUILD_LOCK_ID), await connect_session(rt.settings) as own:
         await swap.create_schema(own)
         try:
             return await _rebuild(rt, own, progress, check, force)

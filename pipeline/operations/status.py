@@ -98,6 +98,8 @@ class StatusSnapshot(msgspec.Struct, frozen=True):
     halted: tuple[HaltedPartition, ...] = ()
     feature_level: int = FIRST_LEVEL
     """The level up to which processes may write; `mailfold upgrade finish` raises it to that of its version."""
+    suspended_tenants: tuple[str, ...] = ()
+    """Tenants of which nothing is sent, whatever their jobs' state."""
     lost: tuple[LogLoss, ...] = ()
     """Where the log lacks what was read from it; `mailfold recover` leads out of it."""
 
@@ -118,6 +120,7 @@ async def read_status(rt: Runtime) -> StatusSnapshot:
         level = await read_level(connection)
     destinations = await admin.fetch_rows(rt.pool, "list_destinations")
     insecure = tuple(f"{tenant}/{brand}" for tenant, brand, url, _ in destinations if admin.is_unencrypted_url(url))
+    tenants = await admin.fetch_rows(rt.pool, "list_tenants")
     lags = [_topic_lag("worker", topic, snapshot) for topic in (*FACT_TOPICS, PROVIDER_WEBHOOKS)]
     lags += [_topic_lag("dispatch", topic, snapshot) for topic in (SEND_REQUESTS, PROVIDER_ACKS)]
     lags.append(_topic_lag("correlation", UNCORRELATED_EVENTS, snapshot))
@@ -135,6 +138,7 @@ async def read_status(rt: Runtime) -> StatusSnapshot:
         *(lags, owed[0] if owed else None, jobs, stopped, parked, dead_letters, insecure),
         halted=halted,
         feature_level=level,
+        suspended_tenants=tuple(tenant for tenant, _, _, suspended_at, *_ in tenants if suspended_at is not None),
         lost=tuple(await find_losses(rt.settings, rt.pool)),
     )
 

@@ -15,8 +15,9 @@ from pipeline.operations.log_lookup import histories_on_log
 from pipeline.operations.pending import format_time, pending_reasons
 from pipeline.runtime.bootstrap import Runtime
 from projections import history_queries
-from projections.history_queries import EmailHistory, TimelineFact
+from projections.history_queries import EmailHistory
 from projections.row_changes import fact_kind, fact_occurred_at
+from projections.timeline import TimelineFact, in_causal_order
 from topics.acks import Acked, Deferred, Dropped, Failed
 from topics.changes import Fact
 from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
@@ -105,43 +106,6 @@ def trace_of(history: EmailHistory, now: Millis) -> Trace:
         jobs=history.jobs,
         waits_for=pending_reasons(history, now),
     )
-
-
-def in_causal_order(timeline: list[TimelineFact]) -> list[TimelineFact]:
-    """Return the timeline by the time of recording, but with no effect before its cause.
-
-    The clocks of several machines differ by some milliseconds: the send request comes first, and a conversion's result
-    after the fact for which the conversion is owed.
-    """
-    owed_since: dict[ConversionWord, Millis] = {}
-    for entry in timeline:
-        for word in _owed_by(entry.fact):
-            owed_since[word] = min(entry.fact.recorded_at, owed_since.get(word, entry.fact.recorded_at))
-
-    def sort_key(entry: TimelineFact) -> tuple[int, Millis, int, Millis, list[str]]:
-        fact, at = entry.fact, entry.fact.recorded_at
-        if isinstance(fact, ConversionResult):
-            return 1, max(at, owed_since.get(fact.word, at)), 1, fact.attempt, entry.places
-        return int(not isinstance(fact, SendRequest)), at, 0, fact_occurred_at(fact), entry.places
-
-    return sorted(timeline, key=sort_key)
-
-
-_WORD_OF_KIND: Final = {
-    "opened": "open",
-    "clicked": "click",
-    "bounced": "bounce",
-    "rejected": "bounce",
-    "complained": "spam",
-}
-
-
-def _owed_by(fact: Fact) -> list[ConversionWord]:
-    """Return the conversions that may be owed because of a fact."""
-    name = _WORD_OF_KIND.get(fact_kind(fact), fact_kind(fact))
-    if isinstance(fact, Acked):
-        return [ConversionWord.DELIVERED] if fact.means_delivered else []
-    return [ConversionWord(name)] if name in set(ConversionWord) and not getattr(fact, "machine", "") else []
 
 
 def _line(entry: TimelineFact, suspected: Mapping[str, str]) -> TraceLine:

@@ -25,7 +25,7 @@ from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.retention import ExpiringRows, run_retention
 from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import AddressHasher, hash_address, old_hash_of
+from pipeline.runtime.signing import AddressHasher, canonical_address, hash_address, old_hash_of
 from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.runtime.tasks import cancel_tasks, run_loops, run_unless
@@ -50,7 +50,12 @@ def make_sink(settings: Settings) -> Sink:
     """Return the sink that writes into the live schema."""
     hasher = AddressHasher(secret_ring(settings))
     old_hash_address = functools.partial(_old_digest, hasher)
-    return Sink(functools.partial(hash_address, hasher), crash_point, old_hash_address=old_hash_address)
+    return Sink(
+        functools.partial(hash_address, hasher),
+        crash_point,
+        old_hash_address=old_hash_address,
+        normalize_address=canonical_address,
+    )
 
 
 def _old_digest(hasher: AddressHasher, address: str) -> bytes:

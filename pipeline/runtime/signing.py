@@ -83,7 +83,7 @@ def hash_address(hasher: AddressHasher, address: str) -> bytes:
     Case does not count in a domain (RFC 5321 §2.4), and almost never in a local part: the few servers that do tell
     `Anna@` from `anna@` matter less than a suppression of `anna@` that `Anna@` would evade.
     """
-    return hasher.digest(_canonical_address(address).encode("utf-8", "surrogatepass"))
+    return hasher.digest(canonical_address(address).encode("utf-8", "surrogatepass"))
 
 
 def old_hash_of(hasher: AddressHasher, address: str) -> OldAddressHash | None:
@@ -92,16 +92,16 @@ def old_hash_of(hasher: AddressHasher, address: str) -> OldAddressHash | None:
     They hashed the domain as it was spelled, for which we assume U-labels, as most people write them. They folded case
     as Unicode does: ß became ss, so that two domains could share one hash.
     """
-    canonical = _canonical_address(address)
+    canonical = canonical_address(address)
     local, at, domain = canonical.rpartition("@")
     folded = (local + at + to_unicode(domain)).casefold()
     if folded == canonical:
         return None
-    shared = _canonical_address(folded) != canonical
+    shared = canonical_address(folded) != canonical
     return OldAddressHash(hasher.digest(folded.encode("utf-8", "surrogatepass")), shared=shared)
 
 
-def _canonical_address(address: str) -> str:
+def canonical_address(address: str) -> str:
     """Return an address in NFC and lower case, with A-labels in its domain; a too long text only in lower case."""
     text = address.strip()
     if len(text) > MAX_ADDRESS_CHARS:

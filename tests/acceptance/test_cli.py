@@ -109,7 +109,7 @@ def test_commands_configure_tenant_provider_brand_and_destination(settings: Sett
     run = _runner(environment_of(settings) | {"THE_KEY": "abc"})
     assert run("migrate")[0].startswith("the database is at 0")
     run("tenants", "add", "acme", "--batch-max", "50", "--rate", "2.5")
-    assert run("tenants", "list")[1].split() == ["acme", "50", "2.5"]
+    assert run("tenants", "list")[1].split() == ["acme", "50", "2.5", "of", "any", "domain"]
 
     provider = ["providers", "add", "relay", "--host", "smtp.example", "--username", "me", "--password-env", "-"]
     run(*provider, stdin="s3cr3t\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.devstack.supervisor import ROLES
+from pipeline.devstack.role_counts import ROLES
 from tests.support.command import Up, gone, mailfold, up
 from tests.support.modes import mode, open_to_others
 

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from pipeline.devstack.supervisor import ROLES
+from pipeline.devstack.role_counts import ROLES
 from pipeline.settings import Settings
 from tests.architecture.reference.metrics import roles_of_metrics
 from tests.architecture.repository import ROOT, section, text

@@ -12,7 +12,7 @@ import pytest
 from pipeline.admin import PROVIDER_KINDS
 from pipeline.cli.main import COMMAND_PANELS, command
 from pipeline.cli.settings import settings_page
-from pipeline.devstack.supervisor import ROLES
+from pipeline.devstack.role_counts import ROLES
 from pipeline.operations.kafka_rights import READ_TOPICS, WRITTEN_TOPICS, RightsHolder
 from pipeline.settings import Settings
 from tests.architecture.reference.gateway import openapi

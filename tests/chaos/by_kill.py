@@ -271,7 +271,8 @@ async def _rewind(play: Play) -> None:
 
 DERIVED = (
     *("projections.history", "projections.versions", "projections.timeline", "projections.evidence"),
-    *("projections.next_offsets", "jobs.jobs", "jobs.lanes", "jobs.next_offsets", "intake.identities"),
+    *("projections.requests", "projections.superseded_facts", "projections.next_offsets"),
+    *("jobs.jobs", "jobs.lanes", "jobs.next_offsets", "intake.identities"),
 )
 
 

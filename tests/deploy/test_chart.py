@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli.main import command
-from pipeline.devstack.supervisor import ROLES
+from pipeline.devstack.role_counts import ROLES
 from pipeline.runtime.environment import environment_variable
 from pipeline.settings import Settings
 from tests.architecture.repository import ROOT, project

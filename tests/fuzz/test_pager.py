@@ -35,7 +35,7 @@ PACE_S = EMAILS / 1_000_000
 SINK = Sink(functools.partial(hash_address, AddressHasher(RING)))
 SIGNER = Signer(RING, "cursor")
 BATCH_RECORDS = 1000
-TABLES = ("history", "versions", "timeline", "evidence", "next_offsets")
+TABLES = ("history", "versions", "requests", "timeline", "superseded_facts", "evidence", "next_offsets")
 
 
 class Partition:

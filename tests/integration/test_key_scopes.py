@@ -12,7 +12,7 @@ from pipeline.gateway.openapi import tracking
 from pipeline.gateway.route_scopes import ROUTE_SCOPES, check_routes
 from pipeline.settings import Settings
 from tests.architecture.reference.gateway import openapi
-from tests.support.changes import Log, acked, event, request
+from tests.support.changes import Log, acked, event, identified, request
 from tests.support.dialects import SURFACES, extrahorizon, freshmail, is_problem
 from tests.support.fasttrack import message
 from tests.support.gateway import Gateway, gateway
@@ -37,6 +37,7 @@ ERROR_SHAPES = {
     "/v1": SURFACES[1].is_error,
     "/v3": SURFACES[2].is_error,
     "/mail": SURFACES[3].is_error,
+    "/api": lambda body: body.keys() == {"type", "title", "status", "detail", "where"},
 }
 
 
@@ -110,7 +111,9 @@ def test_declared_scopes_follow_from_method_and_path() -> None:
     for (method, path), scopes in KEYED.items():
         area = path.strip("/").partition("/")[0]
         reads = method == "GET" or path.endswith(("/lookup", "/render"))
-        if area in ("channels", "v1", "v3", "mail"):
+        if area == "api":
+            expected = "history:read"
+        elif area in ("channels", "v1", "v3", "mail"):
             expected = "history:read" if reads else "send"
         elif area == "inbound":
             expected = "inbound:write"
@@ -118,7 +121,9 @@ def test_declared_scopes_follow_from_method_and_path() -> None:
             kind = "suppressions" if area == "suppressions" else "templates"
             expected = f"{kind}:{'read' if reads else 'write'}"
         assert scopes[0] == expected, (method, path)
-        assert scopes[1:] == (("exports",) if path.endswith("/export") else ())
+        is_export = path.endswith("/export") or path.startswith("/api/v1/exports")
+        also = ("history:addresses",) if path == "/api/v1/emails/lookup" else ("exports",) if is_export else ()
+        assert scopes[1:] == also
     open_areas = {path.strip("/").partition("/")[0] for _, path in KEYLESS}
     assert open_areas == {"mail", "auth", "u", "webhooks", "healthz", "readyz", "metrics", "docs", "openapi.json"}
     assert [path for _, path in KEYLESS if path.startswith("/mail")] == [
@@ -180,14 +185,21 @@ async def test_key_with_every_scope_reaches_no_object_of_another_tenant(settings
         assert (await ask("GET", f"/v1/Email/?Email={ADDRESS}")).json()["Emails"] == []
         for path in ("/mail/v1/", "/mail/v1/?eq(id,mail-of-acme)", "/mail/v1/queued"):
             assert (await ask("GET", path)).json()["data"] == []
+        for path in ("", "/timeline", "/versions"):
+            assert (await ask("GET", f"/api/v1/emails/{identified(1)}{path}")).status_code == 404
+        assert (await ask("GET", "/api/v1/emails")).json()["emails"] == []
+        assert (await ask("POST", "/api/v1/emails/lookup", json={"recipient": ADDRESS})).json()["emails"] == []
+        assert (await ask("GET", "/api/v1/changes")).json()["changes"] == []
         await _write_as_another_tenant(served, foreign)
 
+        assert len((await served.http.get("/api/v1/emails", headers=own)).json()["emails"]) == 1
         assert (await served.http.get("/templates/welcome", headers=own)).json()["texts"] == WELCOME["texts"]
         assert len((await served.http.get("/suppressions", headers=own)).json()["suppressions"]) == 1
         assert len((await served.http.get("/v1/Email/", headers=own)).json()["Emails"]) == 1
         readers = {route for route, scopes in KEYED.items() if route[0] == "GET" and scopes}
         assert {path for _, path in readers} <= {"/v1/Email", "/mail/v1"} | {
-            path.replace("welcome", "{name}").replace(ADDRESS, "{address:path}") for _, path in asked
+            path.replace("welcome", "{name}").replace(ADDRESS, "{address:path}").replace(identified(1), "{email_id}")
+            for _, path in asked
         }
 
 

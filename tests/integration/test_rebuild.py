@@ -98,10 +98,10 @@ async def test_difference_is_reported_and_not_swapped_unless_forced(
 
 
 async def test_second_concurrent_rebuild_is_refused(settings: Settings) -> None:
-    from pipeline.operations.rebuild import _REBUILD_LOCK_ID
+    from pipeline.operations.rebuild import REBUILD_LOCK_ID
     from pipeline.runtime.leader import hold_command_lock
 
-    async with open_runtime(settings) as rt, hold_command_lock(rt, "rebuild", _REBUILD_LOCK_ID):
+    async with open_runtime(settings) as rt, hold_command_lock(rt, "rebuild", REBUILD_LOCK_ID):
         with pytest.raises(Refused, match="another rebuild"):
             await rebuild(rt, silent)
 

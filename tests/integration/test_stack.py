@@ -1,10 +1,13 @@
 """The stack as a class: embedded servers that keep their data through kill -9, on the same ports."""
 
 import asyncio
+import re
 import signal
 import socket
+from collections.abc import Awaitable
 from pathlib import Path
 
+import aiohttp
 import psycopg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -18,6 +21,7 @@ from pipeline.errors import InvalidSettings, TopicMismatch
 from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
 from tests.support.command import gone
+from tests.support.seeing import until
 
 RECORDS = [b"%d" % number for number in range(200)]
 
@@ -95,6 +99,34 @@ async def test_a_role_gets_its_own_environment_and_comes_back_when_killed(settin
         await stack.send_signal("sandbox", signal.SIGKILL)
         await stack.wait_for_restarts("sandbox", 1)
     assert any("sandbox was killed by SIGKILL; it starts again in 0.2 s" in line for line in lines)
+
+
+async def test_second_processes_of_a_role_share_its_work(settings: Settings) -> None:
+    """Each has a port and a folder of its own; together they have all partitions."""
+    given = settings.model_copy(update={"ops_host": "127.0.0.1", "ops_port_worker": find_free_port()})
+    async with Stack(given, roles=["worker", "worker-2"]) as stack, aiohttp.ClientSession() as http:
+        ports = (stack.settings.ops_port_worker, stack.data_dir.ports()["worker-2"])
+
+        async def share() -> list[int]:
+            return [await _partitions_of(http, port) for port in ports]
+
+        await until(lambda: is_shared(share(), given.partitions), 60)
+        assert {path.name for path in stack.data_dir.root.iterdir()} >= {"worker", "worker-2"}
+
+
+async def is_shared(shares: Awaitable[list[int]], partitions: int) -> bool:
+    counts = await shares
+    return sum(counts) == partitions and all(counts)
+
+
+async def _partitions_of(http: aiohttp.ClientSession, port: int) -> int:
+    """Return how many partitions of the facts a worker has, by its metrics."""
+    try:
+        async with http.get(f"http://127.0.0.1:{port}/metrics") as response:
+            text = await response.text()
+    except aiohttp.ClientError:
+        return 0
+    return sum(int(float(count)) for count in re.findall(r"^mailfold_partitions (\S+)", text, re.MULTILINE))
 
 
 async def _enter(stack: Stack) -> None:

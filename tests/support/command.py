@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.devstack.supervisor import ROLES
+from pipeline.devstack.role_counts import ROLES
 from pipeline.runtime.environment import environment_of
 from pipeline.settings import Settings
 

@@ -7,6 +7,8 @@ import psycopg
 TABLES = {
     "history": "select * from projections.history order by email_id",
     "versions": "select * from projections.versions order by email_id, version",
+    "requests": "select * from projections.requests order by email_id",
+    "superseded_facts": "select * from projections.superseded_facts order by email_id, event_id, revision",
     "timeline": "select * from projections.timeline order by email_id, event_id",
     "evidence": "select * from projections.evidence order by tenant, address_hash, brand, email_id, reason",
     "mails": "select * from projections.mails order by mail_id",
@@ -28,5 +30,6 @@ async def empty(connection: psycopg.AsyncConnection[Any]) -> None:
     """Empty all tables, as before anything was projected."""
     await connection.execute(
         "truncate projections.history, projections.versions, projections.timeline, projections.evidence,"
-        " projections.mails, projections.next_offsets, intake.identities, jobs.jobs"
+        " projections.requests, projections.superseded_facts, projections.mails,"
+        " projections.next_offsets, intake.identities, jobs.jobs"
     )

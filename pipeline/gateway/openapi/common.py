@@ -10,8 +10,10 @@ from typing import Any, Final
 import msgspec
 from fastapi import FastAPI
 
+from pipeline.admin import KeyScope
 from pipeline.dialects import fasttrack
 from pipeline.gateway.openapi import tracking
+from pipeline.gateway.openapi.api_v1 import PROBLEM_DETAILS
 from pipeline.gateway.route_scopes import scopes_of_operation
 
 _REF: Final = "#/components/schemas/{name}"
@@ -133,10 +135,11 @@ def _describe_scopes(paths: dict[str, Any]) -> None:
             if scopes := scopes_of_operation(method, path):
                 operation["security"] = [{"ApiKey": list(scopes)}, {"Bearer": list(scopes)}]
                 responses = operation["responses"]
+                suspension = " Or its tenant is suspended." if KeyScope.SEND in scopes else ""
                 responses["403"] = {
                     **responses["401"],
                     "description": f"The API key lacks a scope (it needs {' and '.join(scopes)}), or must not be used "
-                    "for this brand or from this address.",
+                    f"for this brand or from this address.{suspension}",
                 }
 
 
@@ -146,4 +149,5 @@ def _schemas(types: Sequence[type]) -> dict[str, Any]:
     # The field is typed as raw JSON, which has no schema.
     components["FastTrackMessage"]["properties"]["activity"] = _reference("FastTrackActivity")
     components["FastTrackActivity"]["additionalProperties"] = True
-    return {**json.loads(json.dumps(components)), "Problem": PROBLEM, "BatchError": BATCH_ERROR}
+    own = {"Problem": PROBLEM, "BatchError": BATCH_ERROR, "ProblemDetails": PROBLEM_DETAILS}
+    return {**json.loads(json.dumps(components)), **own}

@@ -28,6 +28,7 @@ from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.idempotency_key import IDEMPOTENCY_KEY_HEADER, MessageIds, message_ids
 from pipeline.gateway.intake import AcceptedMessage, IntakeResult, MessageIntake
 from pipeline.gateway.request_body import read_body
+from pipeline.gateway.sender_policy import SenderPolicy
 from pipeline.gateway.state import GatewayState
 from pipeline.runtime.crashpoints import crash_point
 from projections.templates import get_template
@@ -126,6 +127,7 @@ class EmailV1SendApi:
     def __init__(self, state: GatewayState) -> None:
         self._runtime = state.runtime
         self._limits = state.limits
+        self._senders = state.senders
         self._message_counter = state.metrics.messages
         self._intake = MessageIntake(state.runtime, state.log)
 
@@ -134,7 +136,8 @@ class EmailV1SendApi:
         count, commands, results = await asyncio.to_thread(dialect.parse_request, body)
         tenant = key.tenant
         ids = message_ids(request, tenant.tenant, DIALECT, count, self._runtime.new_id)
-        commands = self._limit(tenant, _of_allowed_brands(key, commands, results), results)
+        commands = _of_allowed_brands(key, await self._senders.of(tenant), commands, results)
+        commands = self._limit(tenant, commands, results)
         intake_result = await self._accept(tenant.tenant, commands, ids, results)
         for command in commands:
             results.setdefault(command.index, _result(command, ids.email_ids[command.index], intake_result))
@@ -205,12 +208,15 @@ class EmailV1SendApi:
 
 
 def _of_allowed_brands(
-    key: ApiKey, commands: list[EmailV1SendCommand], results: dict[int, EmailV1Result]
+    key: ApiKey, policy: SenderPolicy, commands: list[EmailV1SendCommand], results: dict[int, EmailV1Result]
 ) -> list[EmailV1SendCommand]:
-    """Return the commands of brands for which the key may be used; add a result for each of the others."""
+    """Return the commands of brands for which the key may be used, and whose senders may; else add a result."""
     for command in commands:
+        problem = policy.problem(command.brand, None)
         if not key.may_use_brand(command.brand):
-            results[command.index] = dialect.item_error(command.index, 403, other_brand_error(key), ".BrandId")
+            problem = other_brand_error(key)
+        if problem:
+            results[command.index] = dialect.item_error(command.index, 403, problem, ".BrandId")
     return [command for command in commands if command.index not in results]
 
 

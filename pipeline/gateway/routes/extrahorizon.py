@@ -122,6 +122,8 @@ class ExtraHorizonApi:
         tenant = (await self._authenticated(request)).tenant
         body = await read_body(request, self._runtime.settings.body_max)
         command = await asyncio.to_thread(dialect.parse_request, body)
+        if command.sender and (problem := await self._sender_problem(tenant, command.sender)):
+            raise ExtraHorizonRefused(10, f"from: {problem}")
         recipients = command.recipient_addresses
         now = self._runtime.clock()
         rendered = await self._render(tenant.tenant, command, now)
@@ -145,6 +147,9 @@ class ExtraHorizonApi:
         if len(result.accepted) < len(recipients):
             return _error_response(503, ExtraHorizonRefused(4, UNCONFIRMED), RETRY_SOON)
         return Response(dialect.encode_accepted_mail(mail), media_type="application/json")
+
+    async def _sender_problem(self, tenant: Tenant, sender: Mailbox) -> str:
+        return (await self._state.senders.of(tenant)).problem(DEFAULT_BRAND, sender)
 
     async def _render(self, tenant: str, command: ExtraHorizonSendCommand, now: Millis) -> ExtraHorizonRendered:
         """Return the mail's subject and content. Raises ExtraHorizonRefused for a missing or failing template."""

@@ -14,6 +14,7 @@ from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.intake import AcceptedMessage, IntakeResult, MessageIntake
 from pipeline.gateway.openapi import common
 from pipeline.gateway.request_body import read_body
+from pipeline.gateway.sender_policy import SenderPolicy
 from pipeline.gateway.state import GatewayState
 from pipeline.runtime.crashpoints import crash_point
 from topics import ids
@@ -61,17 +62,19 @@ class FastTrackApi:
         self._message_counter = state.metrics.messages
         self._intake = MessageIntake(state.runtime, state.log)
         self._limits = state.limits
+        self._senders = state.senders
 
     async def answer(self, key: ApiKey, body: bytes) -> Response:
         """Accept a batch and return its response. Raises Refused for a body that is not a batch."""
         commands, failed = await asyncio.to_thread(fasttrack.parse_batch, body)
         tenant = key.tenant
         commands, other_brands = _split_by_brand(key, commands)
+        commands, foreign_senders = _split_by_sender(await self._senders.of(tenant), commands)
         commands, fatal = self._limit(tenant, commands)
         commands_by_email, contradictions, messages = await asyncio.to_thread(
             _prepare, tenant.tenant, commands, self._clock()
         )
-        failed += other_brands + contradictions
+        failed += other_brands + foreign_senders + contradictions
         try:
             result = await self._intake.accept(messages)
         except DatabaseUnavailable:
@@ -105,6 +108,22 @@ def _split_by_brand(
     error = other_brand_error(key)
     others = [command for command in commands if not key.may_use_brand(command.brand)]
     return allowed, [fasttrack.item_error(command, error, ".activity.brand_id") for command in others]
+
+
+def _split_by_sender(
+    policy: SenderPolicy, commands: list[FastTrackSendCommand]
+) -> tuple[list[FastTrackSendCommand], list[FastTrackItemError]]:
+    """Return the commands whose senders the tenant may use, and an error for each of the others."""
+    if policy.accepts_all:
+        return commands, []
+    allowed: list[FastTrackSendCommand] = []
+    others: list[FastTrackItemError] = []
+    for command in commands:
+        if problem := policy.problem(command.brand, command.sender):
+            others.append(fasttrack.item_error(command, problem, ".sender_address"))
+        else:
+            allowed.append(command)
+    return allowed, others
 
 
 def _prepare(

@@ -137,11 +137,14 @@ class FreshMailApi:
     def __init__(self, state: GatewayState) -> None:
         self._runtime = state.runtime
         self._limits = state.limits
+        self._senders = state.senders
         self._metrics = state.metrics
         self._intake = MessageIntake(state.runtime, state.log)
 
     async def answer(self, request: Request, tenant: Tenant, message: FreshMailRequest) -> Response:
         """Render, reserve and append all emails of a message; return its response. Raises InvalidFreshMailRequest."""
+        if problem := (await self._senders.of(tenant)).problem(DEFAULT_BRAND, message.sender.email):
+            raise InvalidFreshMailRequest({"From.email": freshmail.sentence(problem)})
         template = await self._find_template(tenant.tenant, message)
         render = functools.partial(freshmail_render.render_commands, message, template, self._runtime.clock())
         async with self._limits.content_memory.render_and_hold(

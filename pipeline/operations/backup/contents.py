@@ -28,12 +28,14 @@ class OwnedTable(msgspec.Struct, frozen=True):
 
 
 OWNED_TABLES: Final = (
+    OwnedTable("admin.deleted_tenants"),
     OwnedTable("admin.tenants"),
     OwnedTable("admin.api_keys"),
     OwnedTable("admin.providers"),
     OwnedTable("admin.brands"),
     OwnedTable("admin.routes"),
     OwnedTable("admin.destinations"),
+    OwnedTable("admin.sender_domains"),
     OwnedTable("admin.feature_level", replaces=True),
     OwnedTable("admin.secret_fingerprints", replaces=True),
     OwnedTable("intake.identities"),
@@ -54,6 +56,7 @@ OWNED_TABLES: Final = (
 
 REBUILT_TABLES: Final = (
     *("projections.history", "projections.versions", "projections.timeline", "projections.evidence"),
+    *("projections.requests", "projections.superseded_facts"),
     *("projections.mails", "projections.next_offsets", "jobs.next_offsets", "correlation.provider_ids"),
     *("correlation.parked", "correlation.next_offsets", "suppressions.next_offsets", "templates.next_offsets"),
     "public.schema_migrations",

@@ -32,21 +32,29 @@ class DnsUnavailable(Exception):
     """No name server answers the question; the message names it."""
 
 
-def _system_resolver() -> DnsResolver:
-    """Return a resolver that asks the name servers of this machine. Raise DnsUnavailable if it has none."""
+def make_resolver(server: str) -> DnsResolver:
+    """Return a resolver that asks this server (``MAILFOLD_DNS_SERVER``), or this machine's name servers if it is empty.
+
+    Raise DnsUnavailable if this machine has none.
+    """
     try:
-        resolver = dns.asyncresolver.Resolver()
+        resolver = dns.asyncresolver.Resolver(configure=not server)
     except dns.resolver.NoResolverConfiguration as error:
         raise DnsUnavailable("this machine has no name servers") from error
+    if server:
+        address, _, port = server.removeprefix("[").partition("]" if server.startswith("[") else ":")
+        resolver.nameservers = [address]
+        resolver.port = int(port.removeprefix(":") or 53)
     resolver.timeout, resolver.lifetime = QUERY_TIMEOUT_S, LOOKUP_TIMEOUT_S
     return resolver
 
 
 class DomainChecker:
-    """Judges domains by what a resolver answers, or this machine's; several questions at a time."""
+    """Judges domains by what a resolver answers, or the one of a server; several questions at a time."""
 
-    def __init__(self, resolver: DnsResolver | None) -> None:
+    def __init__(self, resolver: DnsResolver | None = None, server: str = "") -> None:
         self._resolver = resolver
+        self._server = server
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_LOOKUPS)
 
     async def check_bounces(self, domain: str) -> DoctorFinding:
@@ -112,6 +120,10 @@ class DomainChecker:
             return fail(f"{name} has another DKIM key than the one that signs", record)
         return ok(f"{name} has the DKIM key that signs")
 
+    async def has_text(self, name: str, text: str) -> bool:
+        """Return whether one of a name's TXT records is this text. Raise DnsUnavailable."""
+        return text in [found.strip() for found in await self._texts(name)]
+
     async def bounded(self, domain: str, check: Awaitable[DoctorFinding]) -> DoctorFinding:
         """Return what a check finds, or that the domain can't be looked up."""
         try:
@@ -136,7 +148,7 @@ class DomainChecker:
 
     async def _look_up(self, name: str, kind: RecordType) -> list[Any]:
         """Return the records of a name; none where there is no such name. Raise DnsUnavailable."""
-        resolver = self._resolver = self._resolver or _system_resolver()
+        resolver = self._resolver = self._resolver or make_resolver(self._server)
         try:
             answer = await resolver.resolve(f"{name}.", kind, raise_on_no_answer=False, search=False)
         except dns.resolver.NXDOMAIN:

@@ -38,7 +38,7 @@ async def check_dns(
 ) -> AsyncIterator[DoctorFinding]:
     """Yield the findings about the mail domain, the domains of brands' senders, and ``domains`` beside them."""
     try:
-        checker = DomainChecker(resolver)
+        checker = DomainChecker(resolver, settings.dns_server)
         mail_domain = ascii_domain(settings.mail_domain)
         asked = {ascii_domain(domain) for domain in domains}
     except DnsUnavailable as error:

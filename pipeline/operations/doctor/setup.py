@@ -1,6 +1,6 @@
 """Check what operators have set up: tenants, brands, providers with their credentials and webhooks, destinations."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
 from pipeline import admin
@@ -47,6 +47,28 @@ async def _check_senders(pool: Pool) -> AsyncIterator[DoctorFinding]:
         yield warn("there is no brand: nothing can be sent", "`mailfold brands add`")
     if tenants and brands:
         yield ok(f"{len(tenants)} tenants, {len(brands)} brands")
+    async for finding in _check_sender_domains(pool, [(row[0], row[4]) for row in tenants]):
+        yield finding
+
+
+async def _check_sender_domains(pool: Pool, tenants: Sequence[tuple[str, bool]]) -> AsyncIterator[DoctorFinding]:
+    """Yield which tenants may send as others, and which can't send; ``tenants``: each with whether it must verify."""
+    for tenant, must_verify in tenants:
+        if not must_verify and len(tenants) > 1:
+            yield warn(
+                f"tenant {tenant} may send from any domain, other tenants' too",
+                f"`mailfold domains add` its domains, then `mailfold domains enforce --tenant {tenant}`",
+            )
+        if not must_verify:
+            continue
+        rules = await admin.get_sender_rules(pool, tenant)
+        if not rules.domains_by_brand:
+            yield warn(f"tenant {tenant} has no verified domain to send from", "`mailfold domains add`")
+        elif refused := [brand for brand in sorted(rules.senders_by_brand) if rules.problem(brand, None)]:
+            yield warn(
+                f"tenant {tenant}: these brands' senders are of domains that are not verified: {', '.join(refused)}",
+                "`mailfold domains verify`, or give the brands other senders",
+            )
 
 
 async def _check_provider(name: str, pool: Pool, settings: Settings) -> AsyncIterator[DoctorFinding]:

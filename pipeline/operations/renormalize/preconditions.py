@@ -1,6 +1,10 @@
-"""Wait until all roles have processed what was written so far; `mailfold renormalize` calls it before it starts."""
+"""Wait until all roles have processed what was written so far.
+
+`mailfold renormalize` and `mailfold tenants delete` call it before they start.
+"""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from pipeline.dispatch.correlation.parked import SQL
@@ -19,7 +23,8 @@ from topics.registry import (
 CATCH_UP_TIMEOUT_S: Final = 30.0
 CORRELATION: Final = "correlation"
 
-STAGES: Final[tuple[tuple[str, tuple[Topic, ...]], ...]] = (
+CatchUpStages = Sequence[tuple[str, tuple[Topic, ...]]]
+STAGES: Final[CatchUpStages] = (
     ("worker", (PROVIDER_WEBHOOKS,)),
     (CORRELATION, (PROVIDER_ACKS, UNCORRELATED_EVENTS)),
     ("worker", (DELIVERY_EVENTS,)),
@@ -29,13 +34,15 @@ STAGES: Final[tuple[tuple[str, tuple[Topic, ...]], ...]] = (
 ends of its topics at the time when the stage before it is finished."""
 
 
-async def wait_until_caught_up(rt: Runtime, timeout_s: float = CATCH_UP_TIMEOUT_S) -> None:
-    """Wait until all earlier webhooks are in the timeline in Postgres, or parked.
+async def wait_until_caught_up(
+    rt: Runtime, timeout_s: float = CATCH_UP_TIMEOUT_S, stages: CatchUpStages = STAGES
+) -> None:
+    """Wait until the roles of ``stages`` have read their topics; by default, until all webhooks are in the timeline.
 
     Raise Refused after ``timeout_s``, naming the role that is behind.
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
-    for role, topics in STAGES:
+    for role, topics in stages:
         snapshot = await read_lag(rt)
         ends = snapshot.ends
         while unfinished := await _unfinished(rt, snapshot, role, topics, ends):

@@ -62,7 +62,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
     async def _fetch_records(  # type: ignore[override]
         self,
         consumer: Any,
-        active_partitions: frozenset[Any],
+        active_partitions: set[Any],
         timeout: float | None = None,  # noqa: ASYNC109  Faust's signature
         max_records: int | None = None,
     ) -> dict[Any, OffsetRange]:
@@ -109,7 +109,7 @@ def _as_parsed(_tp: Any, record: Any) -> Any:
     return record
 
 
-def _positions(consumer: Any, partitions: frozenset[Any]) -> dict[Any, int]:
+def _positions(consumer: Any, partitions: set[Any]) -> dict[Any, int]:
     """Return each partition's next offset to fetch; it counts transaction markers, too."""
     subscription = consumer._subscription.subscription
     assignment = None if subscription is None else subscription.assignment

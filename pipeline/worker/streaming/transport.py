@@ -145,7 +145,7 @@ class BatchConsumer(FaustConsumer):
         await self._rewind_lost_batches()
         epochs = dict(self._epochs)
         # A copy: the consumer's thread iterates over it while Faust pauses, resumes and revokes partitions in this one.
-        spans: Mapping[Any, Any] = await self._thread.getmany(frozenset(active_partitions), timeout)
+        spans: Mapping[Any, Any] = await self._thread.getmany(set(active_partitions), timeout)
         batches: dict[Any, list[FetchedBatch]] = {}
         for tp, span in spans.items():
             if span.end == span.start == self._fetched.get(tp):

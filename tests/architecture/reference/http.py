@@ -11,6 +11,7 @@ TAGS: Final = {
     "email_v1": "/v1/Email/",
     "extrahorizon": "Extra Horizon",
     "freshmail": "FreshMail",
+    "history": "history",
     "templates": "templates",
     "suppressions": "suppressions",
     "tracking": "tracking",

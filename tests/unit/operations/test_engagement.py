@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pipeline.operations.engagement import EngagementCount, engagement_counts, suspected_machines
 from pipeline.operations.trace import trace_of
 from pipeline.worker.fold import evolve
-from projections.history_queries import EmailHistory, TimelineFact
+from projections.history_queries import EmailHistory
+from projections.timeline import TimelineFact
 from tests.support.changes import T0, acked, event, request
 from topics.changes import Fact
 from topics.events import DeliveryEvent, EventKind

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from pipeline.operations.pending import format_duration, format_time, pending_reasons
-from pipeline.operations.trace import in_causal_order
-from projections.history_queries import EmailHistory, TimelineFact
+from projections.history_queries import EmailHistory
+from projections.timeline import TimelineFact, in_causal_order
 from tests.support.changes import T0, acked, conversion_result, event, request
 from tests.support.changes import Log as ChangeLog
 from topics.changes import Fact
@@ -34,6 +34,7 @@ def job(**changed: Any) -> dict[str, Any]:
         "paused_at": None,
         "paused_reason": "",
         "open_until": None,
+        "is_suspended": False,
     }
     return plain | changed
 
@@ -68,6 +69,10 @@ DELIVERED = (request(1), event(1, EventKind.DELIVERED, T0))
             "conversion delivered: lane acme/2 failed too often, it is tried again at 2026-01-02 03:04:05.000",
         ),
         (job(queue="dispatch", name="send"), "dispatch: attempt 3 due in 2 min 0 s"),
+        (
+            job(queue="dispatch", name="send", is_suspended=True),
+            "dispatch: tenant acme is suspended (`mailfold tenants show`)",
+        ),
     ],
 )
 def test_each_open_job_has_a_reason(one: dict[str, Any], says: str) -> None:

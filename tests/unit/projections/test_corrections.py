@@ -5,9 +5,10 @@ import msgspec
 from pipeline.dialects.email_v1 import listed_email
 from pipeline.operations.trace import trace_of
 from projections import mail_updates
-from projections.history_queries import EmailHistory, TimelineFact
+from projections.history_queries import EmailHistory
 from projections.pending_conversions import new_conversions
 from projections.row_changes import CurrentVersion, compute_row_changes, fact_event_id
+from projections.timeline import TimelineFact
 from tests.support.changes import T0, Log, again, event, facts_of, identified, request
 from topics.changes import EmailChange
 from topics.conversions import ConversionWord

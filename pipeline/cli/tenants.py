@@ -1,0 +1,133 @@
+"""`mailfold tenants`: add, show, suspend, resume and delete tenants."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline import admin
+from pipeline.admin import TenantSummary
+from pipeline.cli.context import cell, console, minute, run_with_pool, run_with_runtime, table
+from pipeline.errors import Refused
+from pipeline.operations import tenant_deletion
+from pipeline.runtime.database import Pool
+
+app = typer.Typer(help="Tenants: the customers of this installation, who may send.", no_args_is_help=True)
+
+
+@app.command("add")
+def add_tenant(
+    tenant: str,
+    batch_max: Annotated[int | None, typer.Option(help="Messages accepted in one batch. [MAILFOLD_BATCH_MAX]")] = None,
+    rate: Annotated[float | None, typer.Option(help="Messages per second. [MAILFOLD_RATE_PER_SECOND]")] = None,
+) -> None:
+    """Add a tenant, or change its limits.
+
+    A tenant that is added beside others may send only from domains that are verified for it (`mailfold domains`).
+    """
+
+    async def add(pool: Pool) -> bool:
+        must_verify = await admin.has_other_tenants(pool, tenant)
+        await admin.add_tenant(pool, admin.Tenant(tenant, batch_max, rate, verified_senders=must_verify))
+        return must_verify
+
+    must_verify = run_with_pool(lambda pool, _: add(pool))
+    console().print(f"tenant {tenant}; next: mailfold keys add {tenant}", markup=False)
+    if must_verify:
+        typer.echo(
+            f"it may send only from domains that are verified for it: mailfold domains add DOMAIN --tenant {tenant}",
+            err=True,
+        )
+
+
+@app.command("list")
+def list_tenants() -> None:
+    """Show the tenants and their limits; where a limit is empty, the installation's applies."""
+    listing = table("tenant", "batch max", "per second", "senders", "suspended since")
+    for *row, suspended_at, verified_senders in run_with_pool(lambda pool, _: admin.fetch_rows(pool, "list_tenants")):
+        listing.add_row(*map(cell, row), _senders(verified_senders), minute(suspended_at))
+    console().print(listing)
+
+
+@app.command("show")
+def show_tenant(tenant: str) -> None:
+    """Show a tenant: its limits, whether it is suspended, what it has and what it still waits for."""
+    summary = run_with_pool(lambda pool, _: admin.get_tenant(pool, tenant))
+    for line in _lines(summary):
+        console().print(line, markup=False)
+
+
+@app.command("suspend")
+def suspend_tenant(
+    tenant: str,
+    reason: Annotated[str, typer.Option(help="Why; its callers are told, with each 403.")] = "",
+) -> None:
+    """Stop all sending for a tenant; nothing that it has is lost.
+
+    Requests to send are answered 403. Accepted emails stay queued until it is resumed. Conversions that are owed still
+    go out, events still count, and its history stays readable.
+    """
+    run_with_pool(lambda pool, _: admin.suspend_tenant(pool, tenant, reason))
+    console().print(
+        f"tenant {tenant} is suspended: within {admin.SUSPENSION_DELAY_S} seconds nothing is accepted or sent for it",
+        markup=False,
+    )
+
+
+@app.command("resume")
+def resume_tenant(tenant: str) -> None:
+    """End a suspension; what waited meanwhile is sent."""
+    was_suspended = run_with_pool(lambda pool, _: admin.resume_tenant(pool, tenant))
+    text = "is resumed; what waited is sent now" if was_suspended else "was not suspended"
+    console().print(f"tenant {tenant} {text}", markup=False)
+
+
+@app.command("delete")
+def delete_tenant(
+    tenant: str,
+    *,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask; without it, the tenant's name must be typed.")
+    ] = False,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Give up what is owed: emails to send, conversions, dead jobs.")
+    ] = False,
+) -> None:
+    """Delete a suspended tenant with all that Postgres has of it; say what remains on the log, and until when.
+
+    Refused while anything is owed. It can't be undone, and nobody can have the name again. Repeat it where it was
+    interrupted.
+    """
+    run_with_runtime(lambda rt: tenant_deletion.require_nothing_owed(rt, tenant, discard=discard))
+    if not yes and typer.prompt(f"Everything of tenant {tenant} will be deleted. Its name, to go on") != tenant:
+        raise Refused("another name was typed; nothing is deleted")
+    deletion = run_with_runtime(lambda rt: tenant_deletion.delete_tenant(rt, tenant))
+    rows = "".join(f", {count} rows of {name}" for name, count in deletion.rows.items())
+    console().print(f"tenant {tenant} is deleted: {deletion.emails} emails{rows}", markup=False)
+    console().print("The log keeps its records, which nothing shows any more:", markup=False)
+    for each in deletion.remaining:
+        console().print(f"  {each.topic:<24} {each.until}", markup=False)
+
+
+def _lines(summary: TenantSummary) -> list[str]:
+    tenant = summary.tenant
+    suspension = "no"
+    if summary.suspended_at is not None:
+        suspension = f"since {minute(summary.suspended_at)}" + (f": {tenant.suspension}" if tenant.suspension else "")
+    jobs = ", ".join(f"{count} {queue} {state}" for (queue, state), count in summary.jobs.items())
+    fields = {
+        "tenant": tenant.tenant,
+        "added": minute(summary.created_at),
+        "suspended": suspension,
+        "batch max": cell(tenant.batch_max) or "the installation's",
+        "per second": cell(tenant.rate_per_second) or "the installation's",
+        "senders": _senders(tenant.verified_senders),
+        "keys in force": cell(summary.keys),
+        "brands": cell(summary.brands),
+        "destinations": cell(summary.destinations),
+        "not done": jobs or "nothing",
+    }
+    return [f"{name:<14} {value}" for name, value in fields.items()]
+
+
+def _senders(is_verified: bool) -> str:
+    return "of verified domains" if is_verified else "of any domain"
