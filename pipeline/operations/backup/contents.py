@@ -61,6 +61,8 @@ REBUILT_TABLES: Final = (
     "projections.statistics_coverage",
     *("projections.mails", "projections.next_offsets", "jobs.next_offsets", "correlation.provider_ids"),
     *("correlation.parked", "correlation.next_offsets", "suppressions.next_offsets", "templates.next_offsets"),
+    # Whoever is signed in to the console signs in again.
+    "admin.console_sessions",
     "public.schema_migrations",
 )
 """The tables that are not saved."""
