@@ -10,6 +10,7 @@ import typer
 
 from pipeline.cli import (
     admin,
+    analytics,
     backup,
     brands,
     dead_letters,
@@ -52,6 +53,7 @@ COMMAND_PANELS: Final = {
     "Stand-ins for development": ("sandbox", "receiver"),
     "Configuration": (
         *("tenants", "keys", "providers", "brands", "domains", "destinations", "templates", "suppressions"),
+        "analytics",
     ),
     "Inbound mail": ("inbound",),
     "Inspection and repair": ("trace", "status", "stats", "doctor", "recover", "dead", "lanes"),
@@ -65,6 +67,7 @@ for _group in (up, dev, roles, inspect_commands, doctor, recover, backup, renorm
     app.add_typer(_group.app)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(admin.destinations, name="destinations")
+app.add_typer(analytics.app, name="analytics")
 app.add_typer(brands.app, name="brands")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(providers_check.app, name="providers")
