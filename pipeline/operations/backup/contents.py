@@ -60,6 +60,7 @@ REBUILT_TABLES: Final = (
     *("projections.mails", "projections.next_offsets", "jobs.next_offsets", "correlation.provider_ids"),
     *("correlation.parked", "correlation.next_offsets", "suppressions.next_offsets", "templates.next_offsets"),
     "public.schema_migrations",
+    *("exports.jobs", "exports.chunks"),
 )
 """The tables that are not saved."""
 
