@@ -101,7 +101,7 @@ def _count_nothing(*_: object) -> StatisticsChanges:
 
 
 async def _read_no_books(
-    _connection: object, _pipeline: object, batches: Sequence[object], _: object
+    _connection: object, _pipeline: object, batches: Sequence[object], *_: object
 ) -> list[CampaignBook]:
     return [CampaignBook({}) for _ in batches]
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from projections.text import storable_text
+from topics.events import BounceClass
 from topics.ids import brand_uuid, short_id
 from topics.readings import EmailStatus, effective_state, email_status
 from topics.requests import SendRequest
@@ -137,7 +138,7 @@ def state_facets(state: EmailState) -> StateFacets:
     counted = effective_state(state)
     facts = sum(bit for fact, bit in _BITS.items() if getattr(counted, fact.value) is not None)
     refusal = counted.bounce or counted.failure
-    bounce_class = None if counted.bounce is None else counted.bounce.bounce_class
+    bounce_class = bounce_class_of(counted)
     return StateFacets(
         status=email_status(state),
         facts=facts,
@@ -146,6 +147,16 @@ def state_facets(state: EmailState) -> StateFacets:
         bounce_code=None if refusal is None else _code(refusal),
         suppressed_reason=None if counted.drop is None else _reason(counted.drop),
     )
+
+
+def bounce_class_of(state: EmailState) -> BounceClass | None:
+    """Return the class under which an email is filtered and counted; None unless it bounced. In doubt it is soft.
+
+    ``state``: with the facts that count alone.
+    """
+    if state.bounced is None:
+        return None
+    return (state.bounce and state.bounce.bounce_class) or BounceClass.SOFT
 
 
 def _provider(state: EmailState) -> str | None:

@@ -138,7 +138,7 @@ class Sink(msgspec.Struct, frozen=True):
         """
         async with connection.pipeline() as pipeline, connection.transaction():
             current = await self._read(connection, pipeline, batches)
-            books = await statistics_rows.read_books(connection, pipeline, batches, current.counted)
+            books = await statistics_rows.read_books(connection, pipeline, batches, current.versions, current.counted)
             parts = [self._compute(batch, current, book) for batch, book in zip(batches, books, strict=True)]
             await self._write(connection, parts)
             self.crash_point("project.between-rows-and-offset")

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from projections.email_facets import lower_case_address, request_facets, state_facets
+from projections.email_facets import bounce_class_of, lower_case_address, request_facets, state_facets
 from projections.metric_definitions import COUNTERS, TIME_BUCKETS, TIME_METRICS, time_bucket
 from projections.pending_conversions import FASTTRACK_DIALECT
 from projections.text import storable_text
@@ -193,25 +193,42 @@ _LAST_SECOND: Final = 253_402_300_799
 """The end of the year 9999, the last that dates can hold."""
 
 
+class KnownCampaigns(NamedTuple):
+    """What is known of a period's campaigns, as far as a batch needs it."""
+
+    total: int = 0
+    """The number of all campaigns of the period that are counted apart."""
+    campaigns: frozenset[StatisticsCampaign] = frozenset()
+    """Those of them that the batch's requests ask for."""
+    brands: frozenset[str] = frozenset()
+    """The brands that the batch's requests ask for and that have campaigns."""
+
+
+def wanted_campaign(request: SendRequest) -> StatisticsCampaign:
+    """Return the campaign under which a request's email is counted if there is room."""
+    facets = request_facets(request, lower_case_address)
+    return StatisticsCampaign(
+        brand=short_id(storable_text(request.brand)),
+        template=facets.template or "",
+        activity_id=facets.activity_id or "",
+        action_group_id=facets.action_group_id or "",
+    )
+
+
 class CampaignBook:
     """The campaigns that are counted apart, period by period; admits new ones until there are too many."""
 
-    def __init__(self, known: Mapping[CampaignPeriod, Iterable[StatisticsCampaign]], most: int = MAX_CAMPAIGNS) -> None:
-        self._known = {period: set(campaigns) for period, campaigns in known.items()}
+    def __init__(self, known: Mapping[CampaignPeriod, KnownCampaigns], most: int = MAX_CAMPAIGNS) -> None:
+        self._totals = {period: each.total for period, each in known.items()}
+        self._campaigns = {period: set(each.campaigns) for period, each in known.items()}
+        self._brands = {period: set(each.brands) for period, each in known.items()}
         self._most = most
         self.added: dict[CampaignPeriod, list[StatisticsCampaign]] = {}
 
     def group_of(self, request: SendRequest) -> StatisticsGroup:
         """Return the group of an email with this request, and admit its campaign if there is room."""
-        facets = request_facets(request, lower_case_address)
-        wanted = StatisticsCampaign(
-            brand=short_id(storable_text(request.brand)),
-            template=facets.template or "",
-            activity_id=facets.activity_id or "",
-            action_group_id=facets.action_group_id or "",
-        )
-        campaign = self._admit(campaign_period(request), wanted)
-        domain = facets.recipient_domain
+        campaign = self._admit(campaign_period(request), wanted_campaign(request))
+        domain = request_facets(request, lower_case_address).recipient_domain
         return StatisticsGroup(
             tenant=request.tenant,
             brand=campaign.brand,
@@ -223,14 +240,17 @@ class CampaignBook:
         )
 
     def _admit(self, period: CampaignPeriod, wanted: StatisticsCampaign) -> StatisticsCampaign:
-        known = self._known.setdefault(period, set())
-        if wanted in known:
+        campaigns = self._campaigns.setdefault(period, set())
+        brands = self._brands.setdefault(period, set())
+        if wanted in campaigns:
             return wanted
-        if len(known) < self._most:
-            known.add(wanted)
+        if self._totals.get(period, 0) < self._most:
+            self._totals[period] = self._totals.get(period, 0) + 1
+            campaigns.add(wanted)
+            brands.add(wanted.brand)
             self.added.setdefault(period, []).append(wanted)
             return wanted
-        brand = wanted.brand if any(each.brand == wanted.brand for each in known) else OTHER
+        brand = wanted.brand if wanted.brand in brands else OTHER
         return StatisticsCampaign(brand, *(OTHER if value else "" for value in wanted[1:]))
 
 
@@ -345,7 +365,7 @@ def _add_bounce(times: Times, state: EmailState) -> None:
     if state.bounced is None:
         return
     at = state.bounced.first
-    if state.bounce is not None and state.bounce.bounce_class is BounceClass.HARD:
+    if bounce_class_of(state) is BounceClass.HARD:
         times["bounced_hard", ""] = 1, at
         return
     times["bounced_soft", ""] = 1, at

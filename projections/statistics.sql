@@ -1,9 +1,29 @@
 -- The rollups (projections/statistics.py). projections/sink.py executes these in the projector's transaction.
 
 -- name: campaigns
-select partition, tenant, month, brand, template, activity_id, action_group_id from statistics_campaigns
-where (partition, tenant, month) in (
-    select * from unnest(%(partition)b::integer[], %(tenant)b::text[], %(month)b::integer[]))
+-- Of the campaigns that a batch asks for: whether each is known, whether its brand is, and how many its period has.
+-- Not the rows themselves, of which a period may have a thousand.
+with wanted as (
+    select * from unnest(
+        %(partition)b::integer[], %(tenant)b::text[], %(month)b::integer[], %(brand)b::text[], %(template)b::text[],
+        %(activity_id)b::text[], %(action_group_id)b::text[]
+    ) as row (partition, tenant, month, brand, template, activity_id, action_group_id)
+), period as materialized (
+    select partition, tenant, month, (
+        select count(*) from statistics_campaigns c
+        where (c.partition, c.tenant, c.month) = (p.partition, p.tenant, p.month)) as total
+    from (select distinct partition, tenant, month from wanted) p
+)
+select partition, tenant, month, period.total::integer,
+    exists (
+        select from statistics_campaigns c
+        where (c.partition, c.tenant, c.month, c.brand) = (w.partition, w.tenant, w.month, w.brand)
+            and (c.template, c.activity_id, c.action_group_id) = (w.template, w.activity_id, w.action_group_id)),
+    exists (
+        select from statistics_campaigns c
+        where (c.partition, c.tenant, c.month, c.brand) = (w.partition, w.tenant, w.month, w.brand)),
+    w.brand, w.template, w.activity_id, w.action_group_id
+from wanted w join period using (partition, tenant, month)
 
 -- name: add_campaigns
 insert into statistics_campaigns (partition, tenant, month, brand, template, activity_id, action_group_id)

@@ -15,12 +15,14 @@ from projections.statistics import (
     CampaignBook,
     CampaignPeriod,
     CountedState,
+    KnownCampaigns,
     StatisticsCampaign,
     StatisticsCell,
     StatisticsChanges,
     StatisticsGroup,
     campaign_period,
     first_requests,
+    wanted_campaign,
 )
 from topics.changes import EmailChange, Tick
 from topics.codec import decode
@@ -59,23 +61,45 @@ async def read_books(
     connection: Connection,
     pipeline: psycopg.AsyncPipeline,
     batches: Sequence[PartitionBatch],
+    versions: Mapping[EmailId, CurrentVersion],
     counted: Mapping[EmailId, CountedState],
 ) -> list[CampaignBook]:
-    """Return the known campaigns for each batch, which must be of different partitions. Reads only what is needed."""
-    periods = [{campaign_period(request) for request in first_requests(batch.changes, counted)} for batch in batches]
+    """Return the known campaigns for each batch, which must be of different partitions.
+
+    Reads only the campaigns that the batches ask for: ``versions`` are the current rows of the batches' emails.
+    """
     rows = [
-        {"partition": batch.partition, "tenant": period.tenant, "month": period.month}
-        for batch, batch_periods in zip(batches, periods, strict=True)
-        for period in sorted(batch_periods)
+        {"partition": batch.partition, **period._asdict(), **campaign._asdict()}
+        for batch in batches
+        for period, campaign in sorted(_wanted_campaigns(batch, versions, counted))
     ]
-    known: defaultdict[int, defaultdict[CampaignPeriod, list[StatisticsCampaign]]]
-    known = defaultdict(lambda: defaultdict(list))
+    known: defaultdict[int, dict[CampaignPeriod, KnownCampaigns]] = defaultdict(dict)
     if rows:
         cursor = await connection.execute(SQL["campaigns"], by_column(rows))
         await pipeline.sync()
-        for partition, tenant, month, *campaign in await cursor.fetchall():
-            known[partition][CampaignPeriod(tenant, month)].append(StatisticsCampaign(*campaign))
+        for partition, tenant, month, total, is_known, has_brand, *names in await cursor.fetchall():
+            period, campaign = CampaignPeriod(tenant, month), StatisticsCampaign(*names)
+            before = known[partition].get(period, KnownCampaigns())
+            known[partition][period] = KnownCampaigns(
+                total,
+                before.campaigns | {campaign} if is_known else before.campaigns,
+                before.brands | {campaign.brand} if has_brand else before.brands,
+            )
     return [CampaignBook(known[batch.partition]) for batch in batches]
+
+
+def _wanted_campaigns(
+    batch: PartitionBatch, versions: Mapping[EmailId, CurrentVersion], counted: Mapping[EmailId, CountedState]
+) -> set[tuple[CampaignPeriod, StatisticsCampaign]]:
+    """Return the campaigns of the emails that have no group yet; an older version's row may have the request alone."""
+    changed = {change.email_id for change in batch.changes if isinstance(change, EmailChange)}
+    older = [
+        versions[email_id].state.request
+        for email_id in changed & versions.keys()
+        if email_id not in counted or counted[email_id].group_id is None
+    ]
+    requests = [*first_requests(batch.changes, counted), *(request for request in older if request is not None)]
+    return {(campaign_period(request), wanted_campaign(request)) for request in requests}
 
 
 async def write(connection: Connection, parts: Iterable[tuple[int, StatisticsChanges]]) -> None:

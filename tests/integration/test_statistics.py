@@ -69,6 +69,23 @@ async def test_rollups_are_the_sums_over_the_history(settings: Settings) -> None
         assert domains == [("gmail.com",), ("other",), ("outlook.com",)]
 
 
+async def test_full_month_counts_its_campaigns_apart_and_new_ones_as_other(settings: Settings) -> None:
+    log = Log().fold(*in_campaign([request(2)], 2))
+    async with open_runtime(settings) as rt:
+        next_offset = await project(rt, 0, log)
+        more = """
+            insert into projections.statistics_campaigns
+            select tenant, month, partition, 'x', nth::text, '', ''
+            from projections.statistics_campaigns, generate_series(1, 999) as nth"""
+        async with rt.pool.connection() as connection:
+            await connection.execute(more)
+        log.fold(*in_campaign([request(20)], 2)).fold(*in_campaign([request(40)], 4))
+        await project(rt, next_offset, log)
+        groups = "select brand, activity_id from projections.statistics_groups order by activity_id"
+        assert await rows(rt, groups) == [("1", "2"), ("1", "other")]
+        assert await rows(rt, "select count(*) from projections.statistics_campaigns") == [(1000,)]
+
+
 async def test_no_empty_row_is_left_where_an_email_moved_to_its_provider(settings: Settings) -> None:
     log = Log().fold(*in_campaign([request(1)], 0)).fold(acked(1, T0 + 10))
     async with open_runtime(settings) as rt:

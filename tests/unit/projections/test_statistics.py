@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projections import statistics, statistics_rows
+from projections.email_facets import state_facets
 from projections.metric_definitions import COUNTERS, TIME_METRICS
 from projections.row_changes import CurrentVersion, compute_row_changes
 from projections.statistics import (
@@ -18,6 +19,7 @@ from projections.statistics import (
     CampaignBook,
     CampaignPeriod,
     CountedState,
+    KnownCampaigns,
     StatisticsCampaign,
     StatisticsCell,
     StatisticsGroup,
@@ -49,7 +51,11 @@ class Rollup:
         rows = compute_row_changes(batch, self.versions, str.encode, self.through)
         self.through = rows.through
         after = [(email_id, version.state) for email_id, version in rows.standing.items()]
-        moved = compute_statistics(batch, after, self.counted, CampaignBook(self.campaigns, self._most))
+        known = {
+            period: KnownCampaigns(len(each), frozenset(each), frozenset(campaign.brand for campaign in each))
+            for period, each in self.campaigns.items()
+        }
+        moved = compute_statistics(batch, after, self.counted, CampaignBook(known, self._most))
         self.versions |= rows.standing
         for email_id, state in after:
             self.counted[email_id] = CountedState(moved.group_ids[email_id], state)
@@ -177,6 +183,15 @@ def test_clock_behind_ours_puts_no_fact_before_the_acceptance() -> None:
 )
 def test_block_is_told_by_the_providers_word_or_the_enhanced_code(kind: str, enhanced: str, expected: bool) -> None:
     assert is_block(EventDetail(at=0, recorded=0, event_id="e", type=kind, enhanced=enhanced)) is expected
+
+
+def test_bounce_without_a_class_is_counted_and_listed_as_soft() -> None:
+    state = Log().fold(request(1)).fold(event(1, EventKind.BOUNCED, T0 + 50)).changes[-1].state
+    unclassed = msgspec.structs.replace(state, bounce=None)
+    counted = contribution(unclassed)
+    assert counted is not None
+    assert {name for name, _ in counted.numbers if name.startswith("bounced")} == {"bounced_soft"}
+    assert state_facets(unclassed).bounce_class == "soft"
 
 
 def test_conversions_are_counted_per_word_at_their_own_time() -> None:
