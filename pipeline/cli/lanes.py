@@ -1,16 +1,20 @@
 """`mailfold lanes list|pause|resume` and `mailfold destinations pause|resume`: pause and resume a brand's jobs."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import typer
 
 from pipeline.admin import fetch_rows
+from pipeline.admin.actions import ActionRecorder, OperatorChange
+from pipeline.admin.shown import shown_row
 from pipeline.cli.admin import BrandOption, TenantOption, destinations
-from pipeline.cli.context import cell, console, run_with_pool, table
+from pipeline.cli.context import ReasonOption, cell, console, run_change, run_with_pool, table
 from pipeline.dispatch.routing.health import QUEUE as PROVIDERS
 from pipeline.errors import NotFound, Refused
 from pipeline.jobs.store import SQL, ClaimLimits, JobStore
 from pipeline.operations.dead_letters import QUEUES
+from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.database import Pool
 from projections.pending_conversions import lane_of
 
@@ -25,7 +29,7 @@ QueueArgument = Annotated[
 LaneArgument = Annotated[
     str, typer.Argument(help="`tenant/brand`, or the provider, as `lanes list` shows it.", metavar="LANE")
 ]
-ReasonOption = Annotated[str, typer.Option(help="The reason, shown in lists.")]
+PauseReasonOption = Annotated[str, typer.Option("--reason", help="The reason, shown in lists.")]
 DEFAULT_PAUSE_REASON: Final = "paused by an operator"
 
 
@@ -39,45 +43,67 @@ def list_lanes() -> None:
 
 
 @app.command("pause")
-def pause(queue: QueueArgument, lane: LaneArgument, reason: ReasonOption = DEFAULT_PAUSE_REASON) -> None:
+def pause(queue: QueueArgument, lane: LaneArgument, reason: PauseReasonOption = DEFAULT_PAUSE_REASON) -> None:
     """Pause a lane: its jobs wait, and use up no attempts."""
     _check_queue(queue)
-    run_with_pool(lambda pool, _: _store(pool, queue).pause_lane(lane, reason))
+    run_change(lambda rt, actions: _pause(rt, actions, queue, [lane], reason))
     console().print(f"{queue} {lane} is paused", markup=False)
 
 
 @app.command("resume")
-def resume(queue: QueueArgument, lane: LaneArgument) -> None:
+def resume(queue: QueueArgument, lane: LaneArgument, reason: ReasonOption = "") -> None:
     """Resume a lane, and close its breaker."""
     _check_queue(queue)
-    if not run_with_pool(lambda pool, _: _store(pool, queue).resume_lanes([lane])):
+    if not run_change(lambda rt, actions: _resume(rt, actions, queue, [lane], reason)):
         raise NotFound(f"{queue} has no lane {lane} that is paused or has an open breaker; see `mailfold lanes list`")
     console().print(f"{queue} {lane} is resumed", markup=False)
 
 
 @destinations.command("pause")
 def pause_destination(
-    tenant: TenantOption = "default", brand: BrandOption = "*", reason: ReasonOption = DEFAULT_PAUSE_REASON
+    tenant: TenantOption = "default", brand: BrandOption = "*", reason: PauseReasonOption = DEFAULT_PAUSE_REASON
 ) -> None:
     """Stop sending conversions to a destination; they wait."""
 
-    async def pause_lanes(pool: Pool) -> list[str]:
-        lanes = await _lanes_of_destination(pool, tenant, brand)
-        for lane in lanes:
-            await _store(pool, "emit").pause_lane(lane, reason)
+    async def pause_lanes(rt: Runtime, actions: ActionRecorder) -> list[str]:
+        lanes = await _lanes_of_destination(rt.pool, tenant, brand)
+        await _pause(rt, actions, "emit", lanes, reason)
         return lanes
 
-    _print_lanes(run_with_pool(lambda pool, _: pause_lanes(pool)), "is paused")
+    _print_lanes(run_change(pause_lanes), "is paused")
 
 
 @destinations.command("resume")
-def resume_destination(tenant: TenantOption = "default", brand: BrandOption = "*") -> None:
+def resume_destination(tenant: TenantOption = "default", brand: BrandOption = "*", reason: ReasonOption = "") -> None:
     """Send conversions to a destination again, once it works."""
 
-    async def resume_lanes(pool: Pool) -> list[str]:
-        return await _store(pool, "emit").resume_lanes(await _lanes_of_destination(pool, tenant, brand))
+    async def resume_lanes(rt: Runtime, actions: ActionRecorder) -> list[str]:
+        return await _resume(rt, actions, "emit", await _lanes_of_destination(rt.pool, tenant, brand), reason)
 
-    _print_lanes(run_with_pool(lambda pool, _: resume_lanes(pool)), "is resumed")
+    _print_lanes(run_change(resume_lanes), "is resumed")
+
+
+async def _pause(rt: Runtime, actions: ActionRecorder, queue: str, lanes: Sequence[str], reason: str) -> None:
+    for lane in lanes:
+        async with actions.recorded(await _change(rt.pool, "lanes.pause", queue, lane, reason)):
+            await _store(rt.pool, queue).pause_lane(lane, reason)
+
+
+async def _resume(rt: Runtime, actions: ActionRecorder, queue: str, lanes: Sequence[str], reason: str) -> list[str]:
+    """Resume the lanes that are paused or have an open breaker, and return them."""
+    resumed: list[str] = []
+    for lane in lanes:
+        change = await _change(rt.pool, "lanes.resume", queue, lane, reason)
+        if change.before is not None:
+            async with actions.recorded(change):
+                resumed += await _store(rt.pool, queue).resume_lanes([lane])
+    return resumed
+
+
+async def _change(pool: Pool, what: str, queue: str, lane: str, reason: str) -> OperatorChange:
+    tenant = "" if queue == PROVIDERS else lane.partition("/")[0]
+    before = await shown_row(pool, "lane_shown", queue, lane)
+    return OperatorChange(what, f"{queue} {lane}", tenant, reason=reason, before=before)
 
 
 async def _lanes(pool: Pool) -> list[tuple[Any, ...]]:

@@ -12,9 +12,9 @@ from pipeline.errors import NotFound
 from pipeline.jobs.store import SQL, notify_channel
 from pipeline.operations.originals import original_record
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.dead_letter_log import open_dead_letters
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.topic_reader import open_topic_reader
 from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.dead_letters import DeadLetter
 from topics.ids import event_id
@@ -63,7 +63,7 @@ async def dead_jobs(rt: Runtime, limit: int) -> list[DeadJob]:
 
 async def recent_letters(rt: Runtime, limit: int, offset: int | None = None) -> list[DeadLetterEntry]:
     """Return the last dead letters on the topic, at most ``limit``, or the one at ``offset``."""
-    async with open_dead_letters(rt.settings) as letters:
+    async with open_topic_reader(rt.settings, DEAD_LETTERS) as letters:
         start = max(letters.beginning, letters.end - limit) if offset is None else offset
         stop = letters.end if offset is None else min(letters.end, offset + 1)
         return [DeadLetterEntry(place, letter) async for place, letter in letters.read(start, stop)]
