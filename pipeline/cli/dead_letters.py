@@ -59,21 +59,12 @@ def replay(
         if everything:
             async with actions.recorded(OperatorChange("dead.replay", "--all", reason=reason)):
                 return await dead_letters.replay(rt, None)
-        async with actions.recorded(await _replay_change(rt, entry_id, reason)):
+        change = dead_letters.replay_change(await dead_letters.find_entry(rt, entry_id), reason)
+        async with actions.recorded(change):
             return await dead_letters.replay(rt, entry_id)
 
     for replayed_id in run_change(replay_recorded):
         console().print(f"replayed {replayed_id}", markup=False)
-
-
-async def _replay_change(rt: Runtime, entry_id: str, reason: str) -> OperatorChange:
-    entry = await dead_letters.find_entry(rt, entry_id)
-    if isinstance(entry, DeadJob):
-        before = {"state": entry.state, "attempts": entry.attempts}
-        tenant = entry.lane.partition("/")[0]
-        return OperatorChange("dead.replay", entry.id, tenant, entry.email_id, reason=reason, before=before)
-    before = {"source": str(entry.letter.source), "reason": entry.letter.reason, "role": entry.letter.role}
-    return OperatorChange("dead.replay", entry.id, reason=reason, before=before)
 
 
 def _job_lines(job: DeadJob) -> list[tuple[str, str]]:

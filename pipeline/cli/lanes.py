@@ -1,19 +1,17 @@
 """`mailfold lanes list|pause|resume` and `mailfold destinations pause|resume`: pause and resume a brand's jobs."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from pipeline.admin import fetch_rows
-from pipeline.admin.actions import ActionRecorder, OperatorChange
-from pipeline.admin.shown import shown_row
+from pipeline.admin.actions import ActionRecorder
 from pipeline.cli.admin import BrandOption, TenantOption, destinations
 from pipeline.cli.context import ReasonOption, cell, console, run_change, run_with_pool, table
-from pipeline.dispatch.routing.health import QUEUE as PROVIDERS
-from pipeline.errors import NotFound, Refused
-from pipeline.jobs.store import SQL, ClaimLimits, JobStore
-from pipeline.operations.dead_letters import QUEUES
+from pipeline.errors import NotFound
+from pipeline.operations import lanes
+from pipeline.operations.lanes import lane_change
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.database import Pool
 from projections.pending_conversions import lane_of
@@ -37,7 +35,7 @@ DEFAULT_PAUSE_REASON: Final = "paused by an operator"
 def list_lanes() -> None:
     """Show every lane with work, a pause or an open breaker."""
     listing = table("queue", "lane", "waiting", "claimed", "paused since", "reason", "breaker open until")
-    for row in run_with_pool(lambda pool, _: _lanes(pool)):
+    for row in run_with_pool(lambda pool, _: lanes.list_lanes(pool)):
         listing.add_row(*map(cell, row))
     console().print(listing)
 
@@ -45,7 +43,6 @@ def list_lanes() -> None:
 @app.command("pause")
 def pause(queue: QueueArgument, lane: LaneArgument, reason: PauseReasonOption = DEFAULT_PAUSE_REASON) -> None:
     """Pause a lane: its jobs wait, and use up no attempts."""
-    _check_queue(queue)
     run_change(lambda rt, actions: _pause(rt, actions, queue, [lane], reason))
     console().print(f"{queue} {lane} is paused", markup=False)
 
@@ -53,9 +50,12 @@ def pause(queue: QueueArgument, lane: LaneArgument, reason: PauseReasonOption = 
 @app.command("resume")
 def resume(queue: QueueArgument, lane: LaneArgument, reason: ReasonOption = "") -> None:
     """Resume a lane, and close its breaker."""
-    _check_queue(queue)
-    if not run_change(lambda rt, actions: _resume(rt, actions, queue, [lane], reason)):
-        raise NotFound(f"{queue} has no lane {lane} that is paused or has an open breaker; see `mailfold lanes list`")
+
+    async def resume_recorded(rt: Runtime, actions: ActionRecorder) -> None:
+        async with actions.recorded(await lane_change(rt.pool, "lanes.resume", queue, lane, reason)):
+            await lanes.resume_lane(rt.pool, queue, lane)
+
+    run_change(resume_recorded)
     console().print(f"{queue} {lane} is resumed", markup=False)
 
 
@@ -66,9 +66,9 @@ def pause_destination(
     """Stop sending conversions to a destination; they wait."""
 
     async def pause_lanes(rt: Runtime, actions: ActionRecorder) -> list[str]:
-        lanes = await _lanes_of_destination(rt.pool, tenant, brand)
-        await _pause(rt, actions, "emit", lanes, reason)
-        return lanes
+        paused = await _lanes_of_destination(rt.pool, tenant, brand)
+        await _pause(rt, actions, "emit", paused, reason)
+        return paused
 
     _print_lanes(run_change(pause_lanes), "is paused")
 
@@ -78,37 +78,21 @@ def resume_destination(tenant: TenantOption = "default", brand: BrandOption = "*
     """Send conversions to a destination again, once it works."""
 
     async def resume_lanes(rt: Runtime, actions: ActionRecorder) -> list[str]:
-        return await _resume(rt, actions, "emit", await _lanes_of_destination(rt.pool, tenant, brand), reason)
+        resumed: list[str] = []
+        for lane in await _lanes_of_destination(rt.pool, tenant, brand):
+            change = await lane_change(rt.pool, "lanes.resume", "emit", lane, reason)
+            if change.before is not None:
+                async with actions.recorded(change):
+                    resumed += await lanes.lane_store(rt.pool, "emit").resume_lanes([lane])
+        return resumed
 
     _print_lanes(run_change(resume_lanes), "is resumed")
 
 
-async def _pause(rt: Runtime, actions: ActionRecorder, queue: str, lanes: Sequence[str], reason: str) -> None:
-    for lane in lanes:
-        async with actions.recorded(await _change(rt.pool, "lanes.pause", queue, lane, reason)):
-            await _store(rt.pool, queue).pause_lane(lane, reason)
-
-
-async def _resume(rt: Runtime, actions: ActionRecorder, queue: str, lanes: Sequence[str], reason: str) -> list[str]:
-    """Resume the lanes that are paused or have an open breaker, and return them."""
-    resumed: list[str] = []
-    for lane in lanes:
-        change = await _change(rt.pool, "lanes.resume", queue, lane, reason)
-        if change.before is not None:
-            async with actions.recorded(change):
-                resumed += await _store(rt.pool, queue).resume_lanes([lane])
-    return resumed
-
-
-async def _change(pool: Pool, what: str, queue: str, lane: str, reason: str) -> OperatorChange:
-    tenant = "" if queue == PROVIDERS else lane.partition("/")[0]
-    before = await shown_row(pool, "lane_shown", queue, lane)
-    return OperatorChange(what, f"{queue} {lane}", tenant, reason=reason, before=before)
-
-
-async def _lanes(pool: Pool) -> list[tuple[Any, ...]]:
-    async with pool.connection() as connection:
-        return await (await connection.execute(SQL["list_lanes"])).fetchall()
+async def _pause(rt: Runtime, actions: ActionRecorder, queue: str, names: Sequence[str], reason: str) -> None:
+    for lane in names:
+        async with actions.recorded(await lane_change(rt.pool, "lanes.pause", queue, lane, reason)):
+            await lanes.pause_lane(rt.pool, queue, lane, reason)
 
 
 async def _lanes_of_destination(pool: Pool, tenant: str, brand: str) -> list[str]:
@@ -116,21 +100,12 @@ async def _lanes_of_destination(pool: Pool, tenant: str, brand: str) -> list[str
     if brand != "*":
         return [lane_of(tenant, brand)]
     own = {lane_of(row[0], row[1]) for row in await fetch_rows(pool, "list_destinations")}
-    emit_lanes = [lane for queue, lane, *_ in await _lanes(pool) if queue == "emit"]
+    emit_lanes = [each.lane for each in await lanes.list_lanes(pool) if each.queue == "emit"]
     return [lane for lane in emit_lanes if lane.startswith(f"{tenant}/") and lane not in own]
 
 
-def _print_lanes(lanes: list[str], change: str) -> None:
-    if not lanes:
+def _print_lanes(names: list[str], change: str) -> None:
+    if not names:
         raise NotFound("no such lane; see `mailfold lanes list`")
-    for lane in lanes:
+    for lane in names:
         console().print(f"emit {lane} {change}", markup=False)
-
-
-def _check_queue(queue: str) -> None:
-    if queue not in (*QUEUES, PROVIDERS):
-        raise Refused(f"{queue}: not a queue; it must be one of {', '.join((*QUEUES, PROVIDERS))}")
-
-
-def _store(pool: Pool, queue: str) -> JobStore:
-    return JobStore(pool, queue, ClaimLimits(1, 1, 10.0))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from pipeline.admin.actions import OperatorChange
 from pipeline.errors import NotFound
 from pipeline.jobs.store import SQL, notify_channel
 from pipeline.operations.originals import original_record
@@ -56,9 +57,9 @@ class DeadLetterEntry:
         return f"{DEAD_LETTERS.name}/0/{self.offset}"
 
 
-async def dead_jobs(rt: Runtime, limit: int) -> list[DeadJob]:
-    """Return the newest dead and unknown jobs, at most ``limit``."""
-    return [DeadJob(*row) for row in await _fetch(rt, "list_dead", limit=limit)]
+async def dead_jobs(rt: Runtime, limit: int, tenant: str | None = None) -> list[DeadJob]:
+    """Return the newest dead and unknown jobs of one tenant or of all, at most ``limit``."""
+    return [DeadJob(*row) for row in await _fetch(rt, "list_dead", limit=limit, tenant=tenant)]
 
 
 async def recent_letters(rt: Runtime, limit: int, offset: int | None = None) -> list[DeadLetterEntry]:
@@ -100,6 +101,16 @@ async def replay(rt: Runtime, entry_id: str | None) -> list[str]:
     if not replayed:
         raise NotFound(f"{entry_id} is no dead or unknown job that can be done again; `mailfold dead list` shows them")
     return replayed
+
+
+def replay_change(entry: DeadJob | DeadLetterEntry, reason: str) -> OperatorChange:
+    """Return what the record of actions says about a replay."""
+    if isinstance(entry, DeadJob):
+        before = {"state": entry.state, "attempts": entry.attempts}
+        tenant = entry.lane.partition("/")[0]
+        return OperatorChange("dead.replay", entry.id, tenant, entry.email_id, reason=reason, before=before)
+    origin = {"source": str(entry.letter.source), "reason": entry.letter.reason, "role": entry.letter.role}
+    return OperatorChange("dead.replay", entry.id, reason=reason, before=origin)
 
 
 async def _replay_letter(rt: Runtime, entry: DeadLetterEntry) -> list[str]:
