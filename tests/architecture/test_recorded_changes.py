@@ -16,7 +16,17 @@ from tests.architecture.repository import ROOT
 RECORDED: Final = "recorded"
 READING_COMMANDS: Final = {
     *("actions list", "actions show", "brands dns", "brands list", "dead list", "dead show", "destinations list"),
-    *("doctor", "keys list", "lanes list", "providers check", "providers list", "secrets status", "settings", "status"),
+    *(
+        "doctor",
+        "export",
+        "keys list",
+        "lanes list",
+        "providers check",
+        "providers list",
+        "secrets status",
+        "settings",
+        "status",
+    ),
     *(
         "suppressions export",
         "suppressions list",
