@@ -1,14 +1,18 @@
 """`mailfold lanes list|pause|resume` and `mailfold destinations pause|resume`: pause and resume a brand's jobs."""
 
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import typer
 
 from pipeline.admin import fetch_rows
+from pipeline.admin.actions import ActionRecorder
 from pipeline.cli.admin import BrandOption, TenantOption, destinations
-from pipeline.cli.context import cell, console, run_with_pool, table
+from pipeline.cli.context import ReasonOption, cell, console, run_change, run_with_pool, table
 from pipeline.errors import NotFound
 from pipeline.operations import lanes
+from pipeline.operations.lanes import lane_change
+from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.database import Pool
 from projections.pending_conversions import lane_of
 
@@ -23,7 +27,7 @@ QueueArgument = Annotated[
 LaneArgument = Annotated[
     str, typer.Argument(help="`tenant/brand`, or the provider, as `lanes list` shows it.", metavar="LANE")
 ]
-ReasonOption = Annotated[str, typer.Option(help="The reason, shown in lists.")]
+PauseReasonOption = Annotated[str, typer.Option("--reason", help="The reason, shown in lists.")]
 DEFAULT_PAUSE_REASON: Final = "paused by an operator"
 
 
@@ -37,42 +41,58 @@ def list_lanes() -> None:
 
 
 @app.command("pause")
-def pause(queue: QueueArgument, lane: LaneArgument, reason: ReasonOption = DEFAULT_PAUSE_REASON) -> None:
+def pause(queue: QueueArgument, lane: LaneArgument, reason: PauseReasonOption = DEFAULT_PAUSE_REASON) -> None:
     """Pause a lane: its jobs wait, and use up no attempts."""
-    run_with_pool(lambda pool, _: lanes.pause_lane(pool, queue, lane, reason))
+    run_change(lambda rt, actions: _pause(rt, actions, queue, [lane], reason))
     console().print(f"{queue} {lane} is paused", markup=False)
 
 
 @app.command("resume")
-def resume(queue: QueueArgument, lane: LaneArgument) -> None:
+def resume(queue: QueueArgument, lane: LaneArgument, reason: ReasonOption = "") -> None:
     """Resume a lane, and close its breaker."""
-    run_with_pool(lambda pool, _: lanes.resume_lane(pool, queue, lane))
+
+    async def resume_recorded(rt: Runtime, actions: ActionRecorder) -> None:
+        async with actions.recorded(await lane_change(rt.pool, "lanes.resume", queue, lane, reason)):
+            await lanes.resume_lane(rt.pool, queue, lane)
+
+    run_change(resume_recorded)
     console().print(f"{queue} {lane} is resumed", markup=False)
 
 
 @destinations.command("pause")
 def pause_destination(
-    tenant: TenantOption = "default", brand: BrandOption = "*", reason: ReasonOption = DEFAULT_PAUSE_REASON
+    tenant: TenantOption = "default", brand: BrandOption = "*", reason: PauseReasonOption = DEFAULT_PAUSE_REASON
 ) -> None:
     """Stop sending conversions to a destination; they wait."""
 
-    async def pause_lanes(pool: Pool) -> list[str]:
-        paused = await _lanes_of_destination(pool, tenant, brand)
-        for lane in paused:
-            await lanes.pause_lane(pool, "emit", lane, reason)
+    async def pause_lanes(rt: Runtime, actions: ActionRecorder) -> list[str]:
+        paused = await _lanes_of_destination(rt.pool, tenant, brand)
+        await _pause(rt, actions, "emit", paused, reason)
         return paused
 
-    _print_lanes(run_with_pool(lambda pool, _: pause_lanes(pool)), "is paused")
+    _print_lanes(run_change(pause_lanes), "is paused")
 
 
 @destinations.command("resume")
-def resume_destination(tenant: TenantOption = "default", brand: BrandOption = "*") -> None:
+def resume_destination(tenant: TenantOption = "default", brand: BrandOption = "*", reason: ReasonOption = "") -> None:
     """Send conversions to a destination again, once it works."""
 
-    async def resume_lanes(pool: Pool) -> list[str]:
-        return await lanes.lane_store(pool, "emit").resume_lanes(await _lanes_of_destination(pool, tenant, brand))
+    async def resume_lanes(rt: Runtime, actions: ActionRecorder) -> list[str]:
+        resumed: list[str] = []
+        for lane in await _lanes_of_destination(rt.pool, tenant, brand):
+            change = await lane_change(rt.pool, "lanes.resume", "emit", lane, reason)
+            if change.before is not None:
+                async with actions.recorded(change):
+                    resumed += await lanes.lane_store(rt.pool, "emit").resume_lanes([lane])
+        return resumed
 
-    _print_lanes(run_with_pool(lambda pool, _: resume_lanes(pool)), "is resumed")
+    _print_lanes(run_change(resume_lanes), "is resumed")
+
+
+async def _pause(rt: Runtime, actions: ActionRecorder, queue: str, names: Sequence[str], reason: str) -> None:
+    for lane in names:
+        async with actions.recorded(await lane_change(rt.pool, "lanes.pause", queue, lane, reason)):
+            await lanes.pause_lane(rt.pool, queue, lane, reason)
 
 
 async def _lanes_of_destination(pool: Pool, tenant: str, brand: str) -> list[str]:

@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from pipeline.admin.actions import OperatorChange
+from pipeline.admin.shown import shown_row
 from pipeline.dispatch.routing.health import QUEUE as PROVIDERS
 from pipeline.errors import NotFound, Refused
 from pipeline.jobs.store import SQL, ClaimLimits, JobStore
@@ -39,6 +41,14 @@ async def resume_lane(pool: Pool, queue: str, lane: str) -> None:
     """Resume a lane, and close its breaker. Raise Refused, and NotFound if it is neither paused nor broken."""
     if not await lane_store(pool, queue).resume_lanes([lane]):
         raise NotFound(f"{queue} has no lane {lane} that is paused or has an open breaker; see `mailfold lanes list`")
+
+
+async def lane_change(pool: Pool, what: str, queue: str, lane: str, reason: str) -> OperatorChange:
+    """Return what the record of actions says about a lane. Raise Refused for a queue that does not exist."""
+    lane_store(pool, queue)
+    tenant = "" if queue == PROVIDERS else lane.partition("/")[0]
+    before = await shown_row(pool, "lane_shown", queue, lane)
+    return OperatorChange(what, f"{queue} {lane}", tenant, reason=reason, before=before)
 
 
 def lane_store(pool: Pool, queue: str) -> JobStore:

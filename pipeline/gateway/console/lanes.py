@@ -5,7 +5,6 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Request, Response
 
 from pipeline.errors import NotFound
-from pipeline.gateway.console.decisions import note_decision
 from pipeline.gateway.console.forms import ConsoleForm, read_form
 from pipeline.gateway.console.rendering import see_other
 from pipeline.gateway.console.services import ConsoleServices
@@ -47,8 +46,8 @@ def add_routes(routes: APIRouter, services: ConsoleServices) -> None:
         form = await read_form(request)
         queue, lane = await _lane(services, viewer, form)
         reason = form.reason()
-        await lanes.pause_lane(pool, queue, lane, f"{reason} ({viewer.actor})")
-        note_decision(viewer, "pause", f"{queue} {lane}", reason)
+        async with services.recorded(viewer, await lanes.lane_change(pool, "lanes.pause", queue, lane, reason)):
+            await lanes.pause_lane(pool, queue, lane, f"{reason} ({viewer.actor})")
         return see_other(f"{PATH}?done=paused")
 
     @routes.post("/console/lanes/resume")
@@ -57,8 +56,8 @@ def add_routes(routes: APIRouter, services: ConsoleServices) -> None:
         form = await read_form(request)
         queue, lane = await _lane(services, viewer, form)
         reason = form.reason()
-        await lanes.resume_lane(pool, queue, lane)
-        note_decision(viewer, "resume", f"{queue} {lane}", reason)
+        async with services.recorded(viewer, await lanes.lane_change(pool, "lanes.resume", queue, lane, reason)):
+            await lanes.resume_lane(pool, queue, lane)
         return see_other(f"{PATH}?done=resumed")
 
 
