@@ -26,7 +26,7 @@ VALUE_MAX_CHARS: Final = 50_000
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What became of one entry that was to be replayed."""
+    """The result for one entry that was to be replayed."""
 
     id: str
     is_replayed: bool

@@ -1,4 +1,4 @@
-"""What all routes of the console share; `router.py` makes it once."""
+"""Hold what all routes of the console share; `router.py` makes it once."""
 
 from dataclasses import dataclass
 

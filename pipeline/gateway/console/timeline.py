@@ -9,10 +9,9 @@ from typing import Any, Final
 
 from pipeline.operations.engagement import suspected_machines
 from pipeline.operations.pending import format_duration, format_time
-from pipeline.operations.trace import in_causal_order
 from pipeline.webhooks.redaction import redact_all
-from projections.history_queries import TimelineFact
 from projections.row_changes import fact_kind, fact_occurred_at
+from projections.timeline import TimelineFact, in_causal_order
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
 from topics.conversions import ConversionOutcome, ConversionResult
@@ -23,6 +22,8 @@ from topics.requests import SendRequest
 IDLE_TIME_MS: Final = 60_000
 """Time without a fact that the timeline names."""
 MAX_SHOWN_PLACES: Final = 5
+CODES_MAX_CHARS: Final = 16
+"""Characters at the beginning of a reply in which its codes may stand, as in `550 5.1.1 no such user`."""
 FAILURE_KINDS: Final = frozenset({"bounced", "rejected", "dropped", "failed", "deferred", "complained"})
 KIND_OF_ACK: Final = {"acked": "sent", "rejected": "bounced"}
 WORD_OF_OUTCOME: Final = {
@@ -77,8 +78,10 @@ def timeline_entries(
 
 
 def reply_text(fact: Any) -> str:
-    """Return the codes and the text of a server's reply."""
-    return " ".join(filter(None, (str(fact.code or ""), fact.enhanced, fact.text)))
+    """Return the codes and the text of a server's reply; codes that the text begins with already stand once."""
+    codes = [str(code) for code in (fact.code, fact.enhanced) if code]
+    words = [code for code in codes if code not in fact.text[:CODES_MAX_CHARS].split()]
+    return " ".join([*words, fact.text] if fact.text else codes)
 
 
 def _entry(entry: TimelineFact, suspected: Mapping[str, str]) -> ConsoleTimelineEntry:
