@@ -59,8 +59,8 @@ def replay(
         if everything:
             async with actions.recorded(OperatorChange("dead.replay", "--all", reason=reason)):
                 return await dead_letters.replay(rt, None)
-        change = dead_letters.replay_change(await dead_letters.find_entry(rt, entry_id), reason)
-        async with actions.recorded(change):
+        entry = await dead_letters.find_entry(rt, entry_id)
+        async with actions.recorded(dead_letters.replay_change(entry, reason)):
             return await dead_letters.replay(rt, entry_id)
 
     for replayed_id in run_change(replay_recorded):

@@ -10,8 +10,7 @@ from pipeline.admin.actions import ActionRecorder
 from pipeline.cli.admin import BrandOption, TenantOption, destinations
 from pipeline.cli.context import ReasonOption, cell, console, run_change, run_with_pool, table
 from pipeline.errors import NotFound
-from pipeline.operations import lanes
-from pipeline.operations.lanes import lane_change
+from pipeline.operations import lanes as operations
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.database import Pool
 from projections.pending_conversions import lane_of
@@ -35,7 +34,7 @@ DEFAULT_PAUSE_REASON: Final = "paused by an operator"
 def list_lanes() -> None:
     """Show every lane with work, a pause or an open breaker."""
     listing = table("queue", "lane", "waiting", "claimed", "paused since", "reason", "breaker open until")
-    for row in run_with_pool(lambda pool, _: lanes.list_lanes(pool)):
+    for row in run_with_pool(lambda pool, _: operations.list_lanes(pool)):
         listing.add_row(*map(cell, row))
     console().print(listing)
 
@@ -43,6 +42,7 @@ def list_lanes() -> None:
 @app.command("pause")
 def pause(queue: QueueArgument, lane: LaneArgument, reason: PauseReasonOption = DEFAULT_PAUSE_REASON) -> None:
     """Pause a lane: its jobs wait, and use up no attempts."""
+    operations.check_queue(queue)
     run_change(lambda rt, actions: _pause(rt, actions, queue, [lane], reason))
     console().print(f"{queue} {lane} is paused", markup=False)
 
@@ -50,12 +50,9 @@ def pause(queue: QueueArgument, lane: LaneArgument, reason: PauseReasonOption = 
 @app.command("resume")
 def resume(queue: QueueArgument, lane: LaneArgument, reason: ReasonOption = "") -> None:
     """Resume a lane, and close its breaker."""
-
-    async def resume_recorded(rt: Runtime, actions: ActionRecorder) -> None:
-        async with actions.recorded(await lane_change(rt.pool, "lanes.resume", queue, lane, reason)):
-            await lanes.resume_lane(rt.pool, queue, lane)
-
-    run_change(resume_recorded)
+    operations.check_queue(queue)
+    if not run_change(lambda rt, actions: _resume(rt, actions, queue, [lane], reason)):
+        raise NotFound(f"{queue} has no lane {lane} that is paused or has an open breaker; see `mailfold lanes list`")
     console().print(f"{queue} {lane} is resumed", markup=False)
 
 
@@ -66,9 +63,9 @@ def pause_destination(
     """Stop sending conversions to a destination; they wait."""
 
     async def pause_lanes(rt: Runtime, actions: ActionRecorder) -> list[str]:
-        paused = await _lanes_of_destination(rt.pool, tenant, brand)
-        await _pause(rt, actions, "emit", paused, reason)
-        return paused
+        lanes = await _lanes_of_destination(rt.pool, tenant, brand)
+        await _pause(rt, actions, "emit", lanes, reason)
+        return lanes
 
     _print_lanes(run_change(pause_lanes), "is paused")
 
@@ -78,21 +75,26 @@ def resume_destination(tenant: TenantOption = "default", brand: BrandOption = "*
     """Send conversions to a destination again, once it works."""
 
     async def resume_lanes(rt: Runtime, actions: ActionRecorder) -> list[str]:
-        resumed: list[str] = []
-        for lane in await _lanes_of_destination(rt.pool, tenant, brand):
-            change = await lane_change(rt.pool, "lanes.resume", "emit", lane, reason)
-            if change.before is not None:
-                async with actions.recorded(change):
-                    resumed += await lanes.lane_store(rt.pool, "emit").resume_lanes([lane])
-        return resumed
+        return await _resume(rt, actions, "emit", await _lanes_of_destination(rt.pool, tenant, brand), reason)
 
     _print_lanes(run_change(resume_lanes), "is resumed")
 
 
-async def _pause(rt: Runtime, actions: ActionRecorder, queue: str, names: Sequence[str], reason: str) -> None:
-    for lane in names:
-        async with actions.recorded(await lane_change(rt.pool, "lanes.pause", queue, lane, reason)):
-            await lanes.pause_lane(rt.pool, queue, lane, reason)
+async def _pause(rt: Runtime, actions: ActionRecorder, queue: str, lanes: Sequence[str], reason: str) -> None:
+    for lane in lanes:
+        async with actions.recorded(await operations.lane_change(rt.pool, "lanes.pause", queue, lane, reason)):
+            await operations.lane_store(rt.pool, queue).pause_lane(lane, reason)
+
+
+async def _resume(rt: Runtime, actions: ActionRecorder, queue: str, lanes: Sequence[str], reason: str) -> list[str]:
+    """Resume the lanes that are paused or have an open breaker, and return them."""
+    resumed: list[str] = []
+    for lane in lanes:
+        change = await operations.lane_change(rt.pool, "lanes.resume", queue, lane, reason)
+        if change.before is not None:
+            async with actions.recorded(change):
+                resumed += await operations.lane_store(rt.pool, queue).resume_lanes([lane])
+    return resumed
 
 
 async def _lanes_of_destination(pool: Pool, tenant: str, brand: str) -> list[str]:
@@ -100,12 +102,12 @@ async def _lanes_of_destination(pool: Pool, tenant: str, brand: str) -> list[str
     if brand != "*":
         return [lane_of(tenant, brand)]
     own = {lane_of(row[0], row[1]) for row in await fetch_rows(pool, "list_destinations")}
-    emit_lanes = [each.lane for each in await lanes.list_lanes(pool) if each.queue == "emit"]
+    emit_lanes = [each.lane for each in await operations.list_lanes(pool) if each.queue == "emit"]
     return [lane for lane in emit_lanes if lane.startswith(f"{tenant}/") and lane not in own]
 
 
-def _print_lanes(names: list[str], change: str) -> None:
-    if not names:
+def _print_lanes(lanes: list[str], change: str) -> None:
+    if not lanes:
         raise NotFound("no such lane; see `mailfold lanes list`")
-    for lane in names:
+    for lane in lanes:
         console().print(f"emit {lane} {change}", markup=False)

@@ -85,6 +85,16 @@ async def find_entry(rt: Runtime, entry_id: str) -> DeadJob | DeadLetterEntry:
     return DeadJob(queue, stream, name, lane, state, attempts, finished, error)
 
 
+def replay_change(entry: DeadJob | DeadLetterEntry, reason: str) -> OperatorChange:
+    """Return what the record of actions says about a replay."""
+    if isinstance(entry, DeadJob):
+        before = {"state": entry.state, "attempts": entry.attempts}
+        tenant = entry.lane.partition("/")[0]
+        return OperatorChange("dead.replay", entry.id, tenant, entry.email_id, reason=reason, before=before)
+    source = {"source": str(entry.letter.source), "reason": entry.letter.reason, "role": entry.letter.role}
+    return OperatorChange("dead.replay", entry.id, reason=reason, before=source)
+
+
 async def replay(rt: Runtime, entry_id: str | None) -> list[str]:
     """Restart one job, append one dead letter's record again, or restart all jobs (None); return the replayed ids.
 
@@ -101,16 +111,6 @@ async def replay(rt: Runtime, entry_id: str | None) -> list[str]:
     if not replayed:
         raise NotFound(f"{entry_id} is no dead or unknown job that can be done again; `mailfold dead list` shows them")
     return replayed
-
-
-def replay_change(entry: DeadJob | DeadLetterEntry, reason: str) -> OperatorChange:
-    """Return what the record of actions says about a replay."""
-    if isinstance(entry, DeadJob):
-        before = {"state": entry.state, "attempts": entry.attempts}
-        tenant = entry.lane.partition("/")[0]
-        return OperatorChange("dead.replay", entry.id, tenant, entry.email_id, reason=reason, before=before)
-    origin = {"source": str(entry.letter.source), "reason": entry.letter.reason, "role": entry.letter.role}
-    return OperatorChange("dead.replay", entry.id, reason=reason, before=origin)
 
 
 async def _replay_letter(rt: Runtime, entry: DeadLetterEntry) -> list[str]:

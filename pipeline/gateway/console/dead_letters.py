@@ -25,7 +25,7 @@ VALUE_MAX_CHARS: Final = 50_000
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What became of one entry that was to be replayed."""
+    """The result for one entry that was to be replayed."""
 
     id: str
     is_replayed: bool
@@ -107,8 +107,8 @@ async def _entry(services: ConsoleServices, viewer: Viewer, entry_id: str) -> De
 
 async def _replay(services: ConsoleServices, viewer: Viewer, entry_id: str, reason: str) -> ReplayResult:
     try:
-        change = dead_letters.replay_change(await _entry(services, viewer, entry_id), reason)
-        async with services.recorded(viewer, change):
+        entry = await _entry(services, viewer, entry_id)
+        async with services.actions_of(viewer).recorded(dead_letters.replay_change(entry, reason)):
             replayed = await dead_letters.replay(services.state.runtime, entry_id)
     except MailfoldError as error:
         return ReplayResult(entry_id, is_replayed=False, text=str(error))

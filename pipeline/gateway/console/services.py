@@ -1,10 +1,8 @@
-"""What all routes of the console share; `router.py` makes it once."""
+"""Hold what all routes of the console share; `router.py` makes it once."""
 
-import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from pipeline.admin.actions import OperatorChange
+from pipeline.admin.actions import ActionRecorder
 from pipeline.gateway.console.reading import ConsoleReader
 from pipeline.gateway.console.rendering import ConsolePages
 from pipeline.gateway.console.sessions import ConsoleSessions, Viewer
@@ -23,16 +21,7 @@ class ConsoleServices:
     sessions: ConsoleSessions
     reader: ConsoleReader
 
-    @contextlib.asynccontextmanager
-    async def recorded(self, viewer: Viewer, change: OperatorChange) -> AsyncIterator[None]:
-        """Record a change by the viewer, run the block that makes it, and note that. Raise ActionNotRecorded.
-
-        The reason is a person's own words and may name anybody: it goes where the record keeps it, and not to the log
-        lines.
-        """
-        async with self.state.actions_of(viewer.key, viewer.actor).recorded(change):
-            yield
-        has_reason = bool(change.reason)
-        log.info(
-            "decided in the console", action=change.what, subject=change.target, by=viewer.actor, has_reason=has_reason
-        )
+    def actions_of(self, viewer: Viewer) -> ActionRecorder:
+        """Return the recorder of the changes that this viewer makes."""
+        rt = self.state.runtime
+        return ActionRecorder(self.state.log, rt.clock, rt.new_id, viewer.actor)

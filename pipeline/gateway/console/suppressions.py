@@ -18,6 +18,7 @@ from pipeline.suppressions.commands import (
     SuppressionCommand,
     SuppressionCommandHandler,
     address_hashes,
+    check_command,
     suppress_change,
 )
 from pipeline.suppressions.queries import AddressHashes, SuppressionLookup, SuppressionQueries
@@ -78,7 +79,8 @@ def _add_changing_routes(routes: APIRouter, services: ConsoleServices, queries: 
         hashes, note = _hashes(queries, form), form.reason()
         reason = SuppressionReason(form.get("kind")) if form.get("kind") in REASONS else SuppressionReason.MANUAL
         command = _command(viewer, form.get("brand"), reason, note)
-        async with services.recorded(viewer, suppress_change(command, hashes.hash)):
+        check_command(command)  # before it is recorded
+        async with services.actions_of(viewer).recorded(suppress_change(command, hashes.hash)):
             is_new, in_force = await handler.suppress(command, hashes.hash)
         done = "The address is suppressed." if is_new else "The address was suppressed so already."
         return await _address_page(services, queries, viewer, hashes, _done(done, in_force=in_force))
@@ -89,7 +91,7 @@ def _add_changing_routes(routes: APIRouter, services: ConsoleServices, queries: 
         form = await read_form(request)
         hashes, note = _hashes(queries, form), form.reason()
         command = _command(viewer, form.get("brand"), None, note)
-        async with services.recorded(viewer, await handler.lift_change(command, hashes, note)):
+        async with services.actions_of(viewer).recorded(await handler.lift_change(command, hashes, note)):
             in_force = await handler.lift(command, hashes)
         done = "The suppression is lifted: the address gets mail until it bounces, complains or unsubscribes again."
         return await _address_page(services, queries, viewer, hashes, _done(done, in_force=in_force))
