@@ -11,6 +11,7 @@ import typer
 from pipeline.cli import (
     actions,
     admin,
+    analytics,
     backup,
     brands,
     dead_letters,
@@ -54,6 +55,7 @@ COMMAND_PANELS: Final = {
     "Stand-ins for development": ("sandbox", "receiver"),
     "Configuration": (
         *("tenants", "keys", "providers", "brands", "domains", "destinations", "templates", "suppressions"),
+        "analytics",
     ),
     "Inbound mail": ("inbound",),
     "Inspection and repair": ("trace", "export", "status", "stats", "doctor", "recover", "dead", "lanes", "actions"),
@@ -69,6 +71,7 @@ for _group in _UNNAMED:
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(admin.destinations, name="destinations")
 app.add_typer(actions.app, name="actions")
+app.add_typer(analytics.app, name="analytics")
 app.add_typer(brands.app, name="brands")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(providers_check.app, name="providers")
