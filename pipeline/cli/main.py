@@ -27,6 +27,7 @@ from pipeline.cli import (
     roles,
     secrets,
     settings,
+    stats,
     suppressions,
     templates,
     tenants,
@@ -55,14 +56,29 @@ COMMAND_PANELS: Final = {
         *("tenants", "keys", "providers", "brands", "domains", "destinations", "templates", "suppressions"),
     ),
     "Inbound mail": ("inbound",),
-    "Inspection and repair": ("trace", "export", "status", "doctor", "recover", "dead", "lanes", "actions"),
+    "Inspection and repair": (
+        *("trace", "export", "status", "stats", "doctor", "recover", "dead", "lanes", "actions"),
+    ),
     "Maintenance": (
         *("topics", "migrate", "upgrade", "backup", "restore", "rebuild", "renormalize", "secrets", "settings"),
     ),
 }
 """The panels of the help page, each with its commands, in order."""
 
-for _group in (up, dev, roles, inspect_commands, export, doctor, recover, backup, renormalize, settings, upgrade):
+for _group in (
+    up,
+    dev,
+    roles,
+    inspect_commands,
+    export,
+    doctor,
+    recover,
+    backup,
+    renormalize,
+    settings,
+    stats,
+    upgrade,
+):
     app.add_typer(_group.app)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(admin.destinations, name="destinations")
