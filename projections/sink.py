@@ -15,7 +15,15 @@ import psycopg
 from projections import columns, mail_updates, statistics_rows
 from projections.email_facets import NormalizeAddress, lower_case_address
 from projections.log_mark import LogMark, mark_columns, mark_from_row
-from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes, join_row_changes, tenant_of
+from projections.row_changes import (
+    ClosedVersion,
+    CurrentVersion,
+    FirstRequest,
+    RowChanges,
+    compute_row_changes,
+    join_row_changes,
+    tenant_of,
+)
 from projections.sql import SqlQueries, by_column
 from projections.statistics import CampaignBook, CountedState, StatisticsChanges, compute_statistics
 from projections.suppression_rules import HashAddress
@@ -73,6 +81,8 @@ class _CurrentRows(NamedTuple):
     states: Mapping[int, _PartitionState]
     versions: Mapping[EmailId, CurrentVersion]
     counted: Mapping[EmailId, CountedState]
+    older: Mapping[EmailId, CurrentVersion]
+    """The versions that an older version of this program wrote, without counting them."""
     deleted_tenants: Collection[str]
 
 
@@ -140,6 +150,7 @@ class Sink(msgspec.Struct, frozen=True):
             current = await self._read(connection, pipeline, batches)
             books = await statistics_rows.read_books(connection, pipeline, batches, current.versions, current.counted)
             parts = [self._compute(batch, current, book) for batch, book in zip(batches, books, strict=True)]
+            await _complete_older(connection, pipeline, current.older, self.normalize_address)
             await self._write(connection, parts)
             self.crash_point("project.between-rows-and-offset")
             await self._advance(connection, parts)
@@ -165,12 +176,41 @@ class Sink(msgspec.Struct, frozen=True):
                 raise OffsetConflict(
                     f"partition {batch.partition}: expected {batch.first_offset}, found {state and state.next_offset}"
                 )
-        versions: dict[EmailId, CurrentVersion] = {}
-        counted: dict[EmailId, CountedState] = {}
-        for email_id, version, valid_from, current_state, *counted_columns in await current.fetchall():
-            versions[email_id] = CurrentVersion(version, valid_from, decode(EMAIL_STATES, current_state))
-            counted[email_id] = statistics_rows.counted_state(versions[email_id], *counted_columns)
-        return _CurrentRows(states, versions, counted, {row[0] for row in await deleted.fetchall()})
+        deleted_tenants = {row[0] for row in await deleted.fetchall()}
+        return _current_rows(states, await current.fetchall(), deleted_tenants)
+
+    async def count_older_rows(self, connection: Connection, limit: int) -> int:
+        """Count some rows that an older version wrote, and fill in what the history API filters by.
+
+        Returns the number of rows; 0 if none is left.
+        """
+        async with connection.pipeline() as pipeline, connection.transaction():
+            await self._enter(connection)
+            found = await connection.execute(SQL["uncounted_partition"])
+            await pipeline.sync()
+            row = await found.fetchone()
+            if row is None:
+                await connection.execute(SQL["all_is_counted"])
+                return 0
+            partition = int(row[0])
+            # The partition's projector waits, also one of an older version, so that nobody changes the rows meanwhile.
+            await connection.execute(SQL["lock_offsets"], (TOPIC, [partition]))
+            found = await connection.execute(SQL["uncounted"], {"partition": partition, "limit": limit})
+            await pipeline.sync()
+            current = _current_rows({}, await found.fetchall(), ())
+            after = [(email_id, version.state) for email_id, version in current.older.items()]
+            changes = [
+                EmailChange(email_id=email_id, recorded_at=0, facts=(), state=state) for email_id, state in after
+            ]
+            batch = ChangeBatch(partition, 0, 0, changes)
+            (book,) = await statistics_rows.read_books(connection, pipeline, [batch], current.versions, current.counted)
+            counted = compute_statistics(changes, after, current.counted, book)
+            await _complete_older(connection, pipeline, current.older, self.normalize_address)
+            rows = columns.history(current.older.items(), partition, counted.group_ids)
+            await _bulk(connection, "write_current", rows)
+            await statistics_rows.write(connection, [(partition, counted)])
+            await pipeline.sync()
+        return len(after)
 
     def _compute(self, batch: ChangeBatch, current: _CurrentRows, book: CampaignBook) -> _PartitionChanges:
         state = current.states[batch.partition]
@@ -213,6 +253,46 @@ class Sink(msgspec.Struct, frozen=True):
             for batch, changes, *_ in parts
         ]
         await _bulk(connection, "advance", rows, topic=TOPIC)
+
+
+def _current_rows(
+    states: Mapping[int, _PartitionState], rows: Iterable[Sequence[Any]], deleted_tenants: Collection[str]
+) -> _CurrentRows:
+    versions: dict[EmailId, CurrentVersion] = {}
+    counted: dict[EmailId, CountedState] = {}
+    older: dict[EmailId, CurrentVersion] = {}
+    for email_id, version, valid_from, state, group_id, counted_version, older_state in rows:
+        current = versions[email_id] = CurrentVersion(version, valid_from, decode(EMAIL_STATES, state))
+        counted[email_id] = statistics_rows.counted_state(current, group_id, counted_version, older_state)
+        if counted_version != version:
+            older[email_id] = current
+    return _CurrentRows(states, versions, counted, older, deleted_tenants)
+
+
+async def _complete_older(
+    connection: Connection,
+    pipeline: psycopg.AsyncPipeline,
+    older: Mapping[EmailId, CurrentVersion],
+    normalize_address: NormalizeAddress,
+) -> None:
+    """Write the rows and columns by which emails are filtered and which an older version did not write."""
+    if not older:
+        return
+    found = await connection.execute(SQL["closed_versions"], (list(older),))
+    await pipeline.sync()
+    closed = [
+        ClosedVersion(version, valid_from, valid_to, decode(EMAIL_STATES, state))
+        for version, valid_from, valid_to, state in await found.fetchall()
+    ]
+    first: dict[EmailId, FirstRequest] = {}
+    known: list[ClosedVersion | CurrentVersion] = [*closed, *older.values()]
+    for version in known:
+        if version.state.request is not None:
+            first.setdefault(version.state.email_id, FirstRequest(version.state.request, version.valid_from))
+    await _bulk(connection, "write_requests", columns.requests(first.items(), normalize_address))
+    names = ("email_id", "version", "status", "facts", "provider", "bounce_class", "bounce_code", "suppressed_reason")
+    rows = [{name: row[name] for name in names} for row in columns.versions(closed)]
+    await _bulk(connection, "complete_versions", rows)
 
 
 async def _write_rows(

@@ -43,6 +43,38 @@ select h.email_id::text, h.version, h.valid_from, h.state, h.statistics_group, h
         select v.state from versions v where v.email_id = h.email_id and v.version = h.counted_version) end
 from history h where h.email_id = any(%b::uuid[])
 
+-- name: uncounted_partition
+select partition from history h where counted_version <> version
+    and not exists (select from admin.deleted_tenants d where d.tenant = h.tenant)
+order by valid_from limit 1
+
+-- name: uncounted
+-- The rows of a partition, which is locked, that an older version wrote last.
+select h.email_id::text, h.version, h.valid_from, h.state, h.statistics_group, h.counted_version,
+    case when h.counted_version <> 0 then (
+        select v.state from versions v where v.email_id = h.email_id and v.version = h.counted_version) end
+from history h
+where h.counted_version <> h.version and h.partition = %(partition)s
+    and not exists (select from admin.deleted_tenants d where d.tenant = h.tenant)
+order by h.valid_from, h.email_id limit %(limit)s
+
+-- name: closed_versions
+select version, valid_from, valid_to, state from versions where email_id = any(%b::uuid[]) order by email_id, version
+
+-- name: complete_versions
+-- An older version wrote these without the columns that the history API filters by.
+update versions v set
+    status = row.status, facts = row.facts, provider = row.provider, bounce_class = row.bounce_class,
+    bounce_code = row.bounce_code, suppressed_reason = row.suppressed_reason
+from unnest(
+    %(email_id)b::uuid[], %(version)b::integer[], %(status)b::text[], %(facts)b::integer[], %(provider)b::text[],
+    %(bounce_class)b::text[], %(bounce_code)b::text[], %(suppressed_reason)b::text[]
+) as row (email_id, version, status, facts, provider, bounce_class, bounce_code, suppressed_reason)
+where v.email_id = row.email_id and v.version = row.version and v.facts is null
+
+-- name: all_is_counted
+delete from statistics_coverage where not exists (select from history where counted_version <> version)
+
 -- name: deleted_tenants
 select tenant from admin.deleted_tenants where tenant = any(%b::text[])
 

@@ -125,4 +125,8 @@ group by {keys} limit %(limit)s
 select set_config('statement_timeout', %(timeout)s, true)
 
 -- name: complete_from
-select complete_from from projections.statistics_coverage
+-- Until the projector has counted the rows that an older version wrote, also one that runs beside it, what came before
+-- the last of them may be missing.
+select greatest(
+    coalesce((select max(complete_from) from projections.statistics_coverage), 0),
+    coalesce((select max(valid_from) + 1 from projections.history where counted_version <> version), 0))

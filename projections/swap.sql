@@ -22,6 +22,8 @@ from projections.next_offsets l where (l.topic, l.partition) = (r.topic, r.parti
 
 -- name: live_complete_from
 select complete_from from projections.statistics_coverage
+union all
+(select valid_from from projections.history where counted_version <> version limit 1)
 
 -- name: analytics_views
 -- Without a search path, so that the definitions name the schemas.

@@ -18,6 +18,7 @@ from pipeline.project.audit import EmailAuditor
 from pipeline.project.batch_joiner import BatchJoiner
 from pipeline.project.compacted_topics import follow_topic
 from pipeline.project.observer import ProjectObserver
+from pipeline.project.older_rows import count_older_rows
 from pipeline.project.partition import OutageBackoff, PartitionProjector
 from pipeline.project.ticks import Ticker
 from pipeline.runtime.bootstrap import Runtime
@@ -36,7 +37,7 @@ from topics.registry import EMAIL_CHANGES, SUPPRESSIONS, TEMPLATES
 
 CONSUMER_GROUP: Final = "project"
 AUDITING_PARTITION: Final = 0
-"""The partition whose projector audits, so that one of several does."""
+"""The partition whose projector audits and counts older rows, so that one of several does."""
 METADATA_MAX_CHARS: Final = 500
 """Of the text that is committed with an offset; the brokers' default limit is 4096 bytes."""
 
@@ -75,7 +76,8 @@ async def run(rt: Runtime) -> None:
     rt.log.require_topics(EMAIL_CHANGES)
     expiry = run_retention(rt, [expiring_identities(rt.settings)])
     auditor = EmailAuditor(rt, observer.metrics, lambda: observer.has_partition(AUDITING_PARTITION))
-    await run_loops(_project_changes(rt, observer), *compacted, expiry, auditor.run())
+    counting = count_older_rows(rt, make_sink(rt.settings), lambda: observer.has_partition(AUDITING_PARTITION))
+    await run_loops(_project_changes(rt, observer), *compacted, expiry, auditor.run(), counting)
 
 
 def expiring_identities(settings: Settings) -> ExpiringRows:

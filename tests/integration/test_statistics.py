@@ -8,9 +8,11 @@ import psycopg
 import pytest
 
 from pipeline.operations.rebuild import rebuild
+from pipeline.project import older_rows
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.signing import AddressHasher, hash_address
 from pipeline.settings import Settings
+from projections import statistics_rows
 from projections.metric_definitions import COUNTERS, TIME_BUCKETS, TIME_METRICS
 from projections.sink import ChangeBatch, Sink
 from projections.statistics import NUMBERS
@@ -114,6 +116,55 @@ async def test_rows_that_an_older_version_wrote_are_made_up_for(settings: Settin
         assert await stored(rt) == await recounted(rt)
 
 
+async def test_older_rows_are_counted_in_the_background(settings: Settings) -> None:
+    """Rows that never change again are counted too, and found by all filters; until then answers say so."""
+    async with open_runtime(settings) as rt:
+        await project(rt, 0, lives(25, 30, campaigns=4))
+        async with rt.pool.connection() as connection:
+            whole = await tables(connection)
+            assert await _complete_from(connection) == 0
+            await _forget(connection)
+            await _forget_facets(connection)
+            assert await _complete_from(connection) == 1800000000000
+            assert await _count_older(connection, 7) == [7, 7, 7, 7, 2, 0]
+            assert await tables(connection) == whole
+            assert await _complete_from(connection) == 0
+            # An older projector that runs beside this one writes rows also after that.
+            await connection.execute("update projections.history set counted_version = 0")
+            (latest,) = await rows(rt, "select max(valid_from) from projections.history")
+            assert await _complete_from(connection) == latest[0] + 1
+
+
+async def test_projector_counts_older_rows(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def counts_all() -> bool:
+        return await rows(rt, "select count(*) from projections.statistics_coverage") == [(0,)]
+
+    monkeypatch.setattr(older_rows, "ROUND_INTERVAL_S", 0.1)
+    async with open_runtime(settings) as rt:
+        await project(rt, 0, lives(26, 10))
+        async with rt.pool.connection() as connection:
+            await _forget(connection)
+    async with projecting(settings) as rt:
+        await until(counts_all)
+        assert await stored(rt) == await recounted(rt)
+
+
+async def test_change_of_an_older_row_completes_what_it_is_found_by(settings: Settings) -> None:
+    log = Log().fold(request(1)).fold(acked(1, T0 + 10)).fold(event(1, EventKind.DELIVERED, T0 + 20))
+    async with open_runtime(settings) as rt:
+        next_offset = await project(rt, 0, log)
+        async with rt.pool.connection() as connection:
+            whole = await tables(connection, "requests")
+            await _forget(connection)
+            await _forget_facets(connection)
+        log.fold(event(1, EventKind.OPENED, T0 + 30))
+        await project(rt, next_offset, log)
+        async with rt.pool.connection() as connection:
+            assert await tables(connection, "requests") == whole
+        assert await rows(rt, "select version from projections.versions where facts is not null") == [(1,), (2,), (3,)]
+        assert await stored(rt) == await recounted(rt)
+
+
 async def test_rebuild_counts_what_was_before_the_rollups(settings: Settings) -> None:
     changes = lives(22, 60, campaigns=4).changes
     async with projecting(settings) as rt:
@@ -182,3 +233,25 @@ async def _forget(connection: psycopg.AsyncConnection[Any]) -> None:
     )
     await connection.execute("insert into projections.statistics_coverage (complete_from) values (1800000000000)")
     await connection.execute("update projections.history set counted_version = 0, statistics_group = null")
+
+
+async def _forget_facets(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Make what emails are filtered by as a version before the history API leaves it."""
+    await connection.execute("truncate projections.requests")
+    facets = "facts = null, provider = null, bounce_class = null, bounce_code = null, suppressed_reason = null"
+    await connection.execute(f"update projections.history set {facets}".encode())
+    await connection.execute(f"update projections.versions set status = null, {facets}".encode())
+
+
+async def _count_older(connection: psycopg.AsyncConnection[Any], limit: int) -> list[int]:
+    """Count older rows until none is left; return how many each batch had."""
+    counted = [await SINK.count_older_rows(connection, limit)]
+    while counted[-1]:
+        counted.append(await SINK.count_older_rows(connection, limit))
+    return counted
+
+
+async def _complete_from(connection: psycopg.AsyncConnection[Any]) -> int:
+    row = await (await connection.execute(statistics_rows.SQL["complete_from"])).fetchone()
+    assert row is not None
+    return int(row[0])
