@@ -70,9 +70,13 @@ def list_domains(
 
 @app.command("remove")
 def remove_domain(domain: DomainArgument, *, tenant: TenantOption = "default", brand: SenderBrandOption = "*") -> None:
-    """Remove a domain; where senders must be verified, mail from it is refused within five seconds."""
+    """Remove a domain of a brand, or of all brands that have it.
+
+    Where senders must be verified, mail from it is refused within five seconds.
+    """
     run_with_pool(lambda pool, _: admin.remove_sender_domain(pool, tenant, domain, brand))
-    console().print(f"{domain} is removed from brand {brand} of {tenant}", markup=False)
+    owner = "all brands" if brand == admin.ALL_BRANDS else f"brand {brand}"
+    console().print(f"{domain} is removed from {owner} of {tenant}", markup=False)
 
 
 @app.command("enforce")
