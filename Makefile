@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test fuzz bench bench-bounces bench-peers profile chaos abuse soak upgrade-test chaos-mutations check format reference requirements dist release clean
+.PHONY: help demo up test fuzz bench bench-bounces bench-peers profile chaos abuse soak upgrade-test chaos-mutations check format screenshots reference requirements dist release clean
 
 help: ## Show this list
 	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
@@ -64,6 +64,9 @@ check: .venv/.dev ## Lint, format, types and import rules
 format: .venv/.dev ## Put the code into shape
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+screenshots: .venv/.dev ## Take pictures of the console's pages, light and dark, wide and narrow; needs chromium (two minutes)
+	@$(BIN)/python -m tests.screenshots $(ARGS)
 
 reference: .venv/.dev ## Write the generated parts of docs/reference from the code
 	@$(BIN)/python -m tests.architecture.reference

@@ -17,13 +17,39 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import accept, against, dialects, dispatch, emit, figures, fold, memory, pixel, project, webhooks, whole
+from bench import (
+    accept,
+    against,
+    dialects,
+    dispatch,
+    emit,
+    figures,
+    fold,
+    memory,
+    pixel,
+    project,
+    rollups,
+    webhooks,
+    whole,
+)
 from bench.figures import Cost, Delay, Memory, Rate
 from bench.house import QUICK, Size, World, server_settings, sink, world
 from pipeline.devstack.supervisor import Stack
 from pipeline.settings import Settings
 
-STAGES = ("accept", "dialects", "pixel", "webhooks", "dispatch", "fold", "project", "emit", "whole", "memory")
+STAGES = (
+    "accept",
+    "dialects",
+    "pixel",
+    "webhooks",
+    "dispatch",
+    "fold",
+    "project",
+    "emit",
+    "rollups",
+    "whole",
+    "memory",
+)
 
 
 @dataclass
@@ -137,6 +163,7 @@ _IN_ORDER: tuple[tuple[set[str], Stage], ...] = (
     ({"dispatch"}, _single_rate_stage("dispatch", dispatch.run)),
     ({"fold"}, _single_rate_stage("fold", fold.run)),
     ({"project", "emit"}, _project_and_emit),
+    ({"rollups"}, _single_rate_stage("rollups", rollups.run)),
     ({"whole"}, _whole),
 )
 

@@ -9,20 +9,25 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench import material
+from pipeline.content.tokens import echo_tag
+from pipeline.runtime.signing import Signer
+from pipeline.webhooks.base import EMAIL_ID_KEY, EMAIL_TAG_KEY
 
 EVENTS = 1_000
 _AGENT = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148"
 
 
-def events(number: int) -> list[dict[str, object]]:
+def events(number: int, signer: Signer) -> list[dict[str, object]]:
     """Return five events of one email, from processed to click, with the texts of an SMTP server."""
+    email_id = material.email_id(number)
     common: dict[str, object] = {
         "email": f"player{number}@example.test",
         "timestamp": material.NOW // 1000 + number % 60,
         "smtp-id": f"<14c5d75ce93.dfd.{number}@mail.example.test>",
         "sg_message_id": f"14c5d75ce93.dfd.64b469.filter0001.16648.5515E0B88.{number}",
         "category": ["offers", "weekly"],
-        "mailfold_email_id": str(material.email_id(number)),
+        EMAIL_ID_KEY: email_id,
+        EMAIL_TAG_KEY: echo_tag(signer, email_id),
     }
     told: tuple[dict[str, object], ...] = (
         {"event": "processed"},
@@ -45,11 +50,11 @@ def events(number: int) -> list[dict[str, object]]:
     ]
 
 
-def body(number: int) -> bytes:
-    """Return the body of the ``number``-th webhook."""
+def body(number: int, signer: Signer) -> bytes:
+    """Return the body of the ``number``-th webhook, with tags that ``signer`` makes."""
     emails = range(number * EVENTS // 5, (number + 1) * EVENTS // 5)
     # In the order in which they happen, so that the events of one email are apart.
-    told = zip(*(events(email) for email in emails), strict=True)
+    told = zip(*(events(email, signer) for email in emails), strict=True)
     return json.dumps([event for stage in told for event in stage]).encode()
 
 

@@ -26,6 +26,7 @@ from pipeline.devstack.servers.process import Program, spawn
 from pipeline.runtime.database import open_database
 from pipeline.runtime.environment import environment_of
 from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.signing import Signer
 from topics.registry import PROVIDER_WEBHOOKS
 
 CALLERS = 4
@@ -36,7 +37,8 @@ async def run(world: World) -> list[Rate]:
     """Measure posting all webhooks, and then normalizing them."""
     key = ec.generate_private_key(ec.SECP256R1())
     await _provider(world, key)
-    bodies = [sendgrid.body(number) for number in range(world.size.webhooks)]
+    signer = Signer(secret_ring(world.settings), "echo")
+    bodies = [sendgrid.body(number, signer) for number in range(world.size.webhooks)]
     total = len(bodies) * sendgrid.EVENTS
     async with world.roles("gateway"):
         taken = await _posted(f"{world.gateway}/webhooks/{NAME}", key, bodies)

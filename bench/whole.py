@@ -20,7 +20,11 @@ from bench.accept import BATCH, post, post_all
 from bench.costs import UsageMeter, cpu_costs, read_cpu, usage_costs
 from bench.figures import Cost, Delay, Rate, pace
 from bench.house import World
+from pipeline.content.tokens import echo_tag
 from pipeline.devstack.sandbox.keys import SIGNATURE_HEADER, TIMESTAMP_HEADER, private_key, sign
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.signing import Signer
+from pipeline.webhooks.base import EMAIL_ID_KEY, EMAIL_TAG_KEY
 
 ROLES = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
 DELIVERED = ""
@@ -60,6 +64,7 @@ class Whole:
         self.http = http
         self.meter = UsageMeter(world)
         self._key: ec.EllipticCurvePrivateKey = private_key(world.settings.data_dir)
+        self._signer = Signer(secret_ring(world.settings), "echo")
 
     async def heard(self, numbers: range) -> None:
         """Wait until each of these emails has had a conversion."""
@@ -178,10 +183,12 @@ class Whole:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _webhook(self, number: int) -> float:
+        email_id = material.email_id(number)
         event = {
             "event": "delivered",
             "email": f"player{number}@example.test",
-            "mailfold_email_id": material.email_id(number),
+            EMAIL_ID_KEY: email_id,
+            EMAIL_TAG_KEY: echo_tag(self._signer, email_id),
             "sg_event_id": f"probe-{number}",
             "sg_message_id": f"probe-{number}",
             "timestamp": int(time.time()),

@@ -145,6 +145,18 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address the gateway listens on.")
     port: int = Field(8025, ge=0, le=65535, description="Port the gateway listens on; 0 takes a free one.")
+    console: bool = Field(
+        False,
+        description="Serve the console, pages for people, below `/console`. `up` and `demo` do, unless this is set.",
+    )
+    console_host: str = Field("127.0.0.1", description="Address of the console's own port, if it has one.")
+    console_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port on which the gateway serves the console and nothing else, and no longer on its own; 0: it "
+        "has none.",
+    )
     public_url: str = Field(
         "http://127.0.0.1:8025",
         description="URL at which recipients and providers reach the gateway: pixels and links point there, webhooks "

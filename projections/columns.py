@@ -41,8 +41,13 @@ PROVIDER_ID_SEPARATOR = "\x1f"
 _encode_fact = msgspec.json.Encoder().encode
 
 
-def history(current: Iterable[tuple[EmailId, CurrentVersion]], partition: int) -> Iterable[Row]:
-    """Yield the row of each email's current version; ``partition`` is the one of `email-changes` that they are in."""
+def history(
+    current: Iterable[tuple[EmailId, CurrentVersion]], partition: int, statistics_groups: Mapping[EmailId, int | None]
+) -> Iterable[Row]:
+    """Yield the row of each email's current version; ``partition`` is the one of `email-changes` that they are in.
+
+    ``statistics_groups``: the groups in which they are counted.
+    """
     for email_id, version in current:
         state = version.state
         ids = (
@@ -60,6 +65,7 @@ def history(current: Iterable[tuple[EmailId, CurrentVersion]], partition: int) -
             "valid_from": version.valid_from,
             "provider_ids": PROVIDER_ID_SEPARATOR.join(ids),
             "state": encode_record(EMAIL_STATES, state),
+            "statistics_group": statistics_groups.get(email_id),
         }
 
 

@@ -37,7 +37,11 @@ from unnest(
 where o.topic = %(topic)s and o.partition = row.partition and o.next_offset = row.expected
 
 -- name: current_states
-select email_id::text, version, valid_from, state from history where email_id = any(%b::uuid[])
+-- A version of Mailfold without statistics changes a row and counts nothing, so what is counted is an older state then.
+select h.email_id::text, h.version, h.valid_from, h.state, h.statistics_group, h.counted_version,
+    case when h.counted_version not in (0, h.version) then (
+        select v.state from versions v where v.email_id = h.email_id and v.version = h.counted_version) end
+from history h where h.email_id = any(%b::uuid[])
 
 -- name: deleted_tenants
 select tenant from admin.deleted_tenants where tenant = any(%b::text[])
@@ -57,18 +61,19 @@ delete from timeline where email_id = any(%(email_ids)b::uuid[])
 insert into history (
     email_id, partition, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
     status, listed, sent_at, updated_at, version, valid_from, provider_ids, state,
-    facts, provider, bounce_class, bounce_code, suppressed_reason)
+    facts, provider, bounce_class, bounce_code, suppressed_reason, statistics_group, counted_version)
 select email_id, partition, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
     status, listed, sent_at, updated_at, version, valid_from, string_to_array(provider_ids, chr(31)), state,
-    facts, provider, bounce_class, bounce_code, suppressed_reason
+    facts, provider, bounce_class, bounce_code, suppressed_reason, statistics_group, version
 from unnest(
     %(email_id)b::uuid[], %(partition)b::integer[], %(tenant)b::text[], %(dialect)b::text[], %(brand)b::text[],
     %(brand_uuid)b::uuid[], %(identity)b::text[], %(message_id)b::text[], %(recipient)b::text[], %(kind)b::text[], %(status)b::text[],
     %(listed)b::text[], %(sent_at)b::bigint[], %(updated_at)b::bigint[], %(version)b::integer[],
-    %(valid_from)b::bigint[], %(provider_ids)b::text[], %(state)b::bytea[], %(facts)b::integer[], %(provider)b::text[], %(bounce_class)b::text[], %(bounce_code)b::text[], %(suppressed_reason)b::text[]
+    %(valid_from)b::bigint[], %(provider_ids)b::text[], %(state)b::bytea[], %(facts)b::integer[], %(provider)b::text[],
+    %(bounce_class)b::text[], %(bounce_code)b::text[], %(suppressed_reason)b::text[], %(statistics_group)b::bigint[]
 ) as row (email_id, partition, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
     status, listed, sent_at, updated_at, version, valid_from, provider_ids, state,
-    facts, provider, bounce_class, bounce_code, suppressed_reason)
+    facts, provider, bounce_class, bounce_code, suppressed_reason, statistics_group)
 on conflict (email_id) do update set
     tenant = excluded.tenant, dialect = excluded.dialect, brand = excluded.brand, brand_uuid = excluded.brand_uuid,
     identity = excluded.identity, message_id = excluded.message_id, recipient = excluded.recipient,
@@ -76,7 +81,8 @@ on conflict (email_id) do update set
     updated_at = excluded.updated_at, version = excluded.version, valid_from = excluded.valid_from,
     provider_ids = excluded.provider_ids, state = excluded.state,
     facts = excluded.facts, provider = excluded.provider, bounce_class = excluded.bounce_class,
-    bounce_code = excluded.bounce_code, suppressed_reason = excluded.suppressed_reason
+    bounce_code = excluded.bounce_code, suppressed_reason = excluded.suppressed_reason,
+    statistics_group = excluded.statistics_group, counted_version = excluded.counted_version
 
 -- name: write_versions
 insert into versions (

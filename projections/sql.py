@@ -1,8 +1,9 @@
 """Loads named SQL queries from `.sql` files: ``-- name: x`` begins a query, the comment lines after it explain it."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import LiteralString, cast
+from typing import Any, LiteralString, cast
 
 _NAME = re.compile(r"^-- name: *(\w+) *$", re.MULTILINE)
 
@@ -18,3 +19,8 @@ class SqlQueries:
     def __getitem__(self, name: str) -> LiteralString:
         """Return a query's text. It is part of our package, so it may be typed as LiteralString."""
         return cast("LiteralString", self._texts[name])
+
+
+def by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return rows, of which there is at least one, as a list per column: an array for each of a query's parameters."""
+    return {column: [row[column] for row in rows] for column in rows[0]}

@@ -11,7 +11,7 @@ from psycopg import sql
 from projections import columns, sink
 from projections.migrate import MIGRATIONS
 from projections.pending_conversions import FASTTRACK_DIALECT, PendingConversion, ended_conversions, new_conversions
-from projections.sql import SqlQueries
+from projections.sql import SqlQueries, by_column
 from topics.codec import decode
 from topics.readings import ever_owed_words, owed_words
 from topics.registry import EMAIL_STATES
@@ -21,6 +21,8 @@ LIVE_SCHEMA, REBUILD_SCHEMA, OLD_SCHEMA = "projections", "projections_rebuild", 
 COMPARED_TABLES: Final = (
     *("history", "versions", "requests", "timeline", "superseded_facts", "evidence", "mails", "next_offsets"),
 )
+STATISTICS_TABLES: Final = ("statistics", "statistics_groups", "statistics_campaigns")
+"""Compared only if the live tables' figures are complete: a rebuild is what completes them after an upgrade."""
 MAX_EXAMPLES: Final = 3
 
 Connection = psycopg.AsyncConnection[Any]
@@ -59,7 +61,9 @@ async def discard_rebuild(connection: Connection) -> None:
 
 async def differences(connection: Connection) -> list[TableDifference]:
     """Return the differences of all tables. Call it in a repeatable-read transaction, so that it sees one snapshot."""
-    tables = [await _compare(connection, table) for table in COMPARED_TABLES]
+    row = await (await connection.execute(SQL["live_complete_from"])).fetchone()
+    compared = (*COMPARED_TABLES, *(STATISTICS_TABLES if row == (0,) else ()))
+    tables = [await _compare(connection, table) for table in compared]
     tables.append(await _compare_jobs(connection))
     return [difference for difference in tables if difference.only_grown or difference.only_rebuilt]
 
@@ -80,7 +84,7 @@ async def _rows_missing(
     connection: Connection, rows: sql.Composed, from_rows: sql.Composed, names: list[str]
 ) -> tuple[int, list[str]]:
     """Return the number of ``rows`` that are missing from ``from_rows``, and the keys of the first few."""
-    key = next(name for name in ("email_id", "partition", "address_hash", "mail_id") if name in names)
+    key = next(name for name in ("email_id", "partition", "group_id", "address_hash", "mail_id") if name in names)
     query = sql.SQL("with d as ({} except {}) select count(*), (array_agg({}::text))[1:{}] from d")
     row = await (
         await connection.execute(query.format(rows, from_rows, sql.Identifier(key), sql.Literal(MAX_EXAMPLES)))
@@ -127,8 +131,7 @@ async def swap_schemas(connection: Connection) -> int:
         missing, ended = await _missing_conversions(connection)
         rows = list(columns.debts(missing, ended, "pending"))
         if rows:
-            table = {column: [row[column] for row in rows] for column in rows[0]}
-            await connection.execute(sink.SQL["add_jobs"], table)
+            await connection.execute(sink.SQL["add_jobs"], by_column(rows))
             await connection.execute(sink.SQL["notify_emitters"])
         for old, new in ((LIVE_SCHEMA, OLD_SCHEMA), (REBUILD_SCHEMA, LIVE_SCHEMA)):
             rename = sql.SQL("alter schema {} rename to {}").format(sql.Identifier(old), sql.Identifier(new))

@@ -2,6 +2,7 @@
 select column_name from information_schema.columns
 where table_schema = 'projections' and table_name = %s 
     and column_name not in ('rebuilding_to', 'last_offset', 'last_time', 'last_digest')
+    and column_name not in ('statistics_group', 'counted_version')
 order by column_name
 
 -- name: debts_of_rebuilt
@@ -18,3 +19,6 @@ select count(*) from jobs.jobs j where j.queue = 'emit'
 -- name: keep_held
 update projections_rebuild.next_offsets r set rebuilding_to = l.rebuilding_to
 from projections.next_offsets l where (l.topic, l.partition) = (r.topic, r.partition)
+
+-- name: live_complete_from
+select complete_from from projections.statistics_coverage

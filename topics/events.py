@@ -72,6 +72,9 @@ class DeliveryEvent(Record, tag="delivery-event/1", frozen=True, kw_only=True):
     native: msgspec.Raw = msgspec.Raw(b"null")
     """The provider's own event as JSON, without the address."""
     corrects: Correction | None = None
+    claimed_email_id: EmailId = EmailId("")
+    """The email that an event on `uncorrelated-events` names without proof; it counts once an ack shows that its
+    provider got this email. Empty on `delivery-events`."""
 
 
 class Retraction(Record, tag="retraction/1", frozen=True, kw_only=True):

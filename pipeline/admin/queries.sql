@@ -213,6 +213,27 @@ select tenant, brand, dkim_key_sealed from admin.brands where dkim_key_sealed is
 -- name: set_sealed_dkim_key
 update admin.brands set dkim_key_sealed = %s where tenant = %s and brand = %s
 
+-- name: add_console_session
+-- Sessions that have ended are deleted here, so that no other job has to.
+with ended as (
+    delete from admin.console_sessions where expires_at < now() or last_seen_at < now() - %(idle)s::interval
+)
+insert into admin.console_sessions (session_hash, key_hash, expires_at)
+values (%(session_hash)s, %(key_hash)s, now() + %(lifetime)s::interval)
+
+-- name: find_console_session
+select key_hash, last_seen_at < now() - interval '1 minute' from admin.console_sessions
+where session_hash = %s and expires_at > now() and last_seen_at > now() - %s::interval
+
+-- name: note_console_session_use
+update admin.console_sessions set last_seen_at = now() where session_hash = %s
+
+-- name: end_console_session
+delete from admin.console_sessions where session_hash = %s
+
+-- name: end_console_sessions_of_key
+delete from admin.console_sessions where key_hash = %s
+
 -- name: add_sender_domain
 -- The token, and whether the domain is verified, are those of the tenant's other brands.
 insert into admin.sender_domains (tenant, domain, brand, token, verified_at)

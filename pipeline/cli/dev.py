@@ -60,6 +60,9 @@ def receiver(
 def demo(
     withhold: Annotated[str, typer.Option(hidden=True, help="Tests only: a word that the receiver refuses.")] = "",
     patience: Annotated[float, typer.Option(hidden=True, help="Seconds to wait for conversions and events.")] = 45.0,
+    stay: Annotated[
+        bool, typer.Option(help="Keep the stack running at the end, to look at it in the console.")
+    ] = False,
 ) -> None:
     """Send 118 emails of two brands through a stack of its own, show each step, and exit 0 if all is right."""
     from pipeline.devstack.demo import run  # noqa: PLC0415  it imports the whole stack, which takes time
@@ -68,7 +71,7 @@ def demo(
     if not console.is_terminal:
         # A file or a pipe has no width, and the default of 80 columns would cut lines off.
         console = Console(highlight=False, width=PIPE_WIDTH_COLUMNS)
-    raise typer.Exit(run.run(console, withhold, patience))
+    raise typer.Exit(run.run(console, withhold, patience, stays=stay))
 
 
 async def _sandbox(settings: Settings, stop: asyncio.Event) -> None:

@@ -1,16 +1,14 @@
 """`mailfold lanes list|pause|resume` and `mailfold destinations pause|resume`: pause and resume a brand's jobs."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from pipeline.admin import fetch_rows
 from pipeline.cli.admin import BrandOption, TenantOption, destinations
 from pipeline.cli.context import cell, console, run_with_pool, table
-from pipeline.dispatch.routing.health import QUEUE as PROVIDERS
-from pipeline.errors import NotFound, Refused
-from pipeline.jobs.store import SQL, ClaimLimits, JobStore
-from pipeline.operations.dead_letters import QUEUES
+from pipeline.errors import NotFound
+from pipeline.operations import lanes
 from pipeline.runtime.database import Pool
 from projections.pending_conversions import lane_of
 
@@ -33,7 +31,7 @@ DEFAULT_PAUSE_REASON: Final = "paused by an operator"
 def list_lanes() -> None:
     """Show every lane with work, a pause or an open breaker."""
     listing = table("queue", "lane", "waiting", "claimed", "paused since", "reason", "breaker open until")
-    for row in run_with_pool(lambda pool, _: _lanes(pool)):
+    for row in run_with_pool(lambda pool, _: lanes.list_lanes(pool)):
         listing.add_row(*map(cell, row))
     console().print(listing)
 
@@ -41,17 +39,14 @@ def list_lanes() -> None:
 @app.command("pause")
 def pause(queue: QueueArgument, lane: LaneArgument, reason: ReasonOption = DEFAULT_PAUSE_REASON) -> None:
     """Pause a lane: its jobs wait, and use up no attempts."""
-    _check_queue(queue)
-    run_with_pool(lambda pool, _: _store(pool, queue).pause_lane(lane, reason))
+    run_with_pool(lambda pool, _: lanes.pause_lane(pool, queue, lane, reason))
     console().print(f"{queue} {lane} is paused", markup=False)
 
 
 @app.command("resume")
 def resume(queue: QueueArgument, lane: LaneArgument) -> None:
     """Resume a lane, and close its breaker."""
-    _check_queue(queue)
-    if not run_with_pool(lambda pool, _: _store(pool, queue).resume_lanes([lane])):
-        raise NotFound(f"{queue} has no lane {lane} that is paused or has an open breaker; see `mailfold lanes list`")
+    run_with_pool(lambda pool, _: lanes.resume_lane(pool, queue, lane))
     console().print(f"{queue} {lane} is resumed", markup=False)
 
 
@@ -62,10 +57,10 @@ def pause_destination(
     """Stop sending conversions to a destination; they wait."""
 
     async def pause_lanes(pool: Pool) -> list[str]:
-        lanes = await _lanes_of_destination(pool, tenant, brand)
-        for lane in lanes:
-            await _store(pool, "emit").pause_lane(lane, reason)
-        return lanes
+        paused = await _lanes_of_destination(pool, tenant, brand)
+        for lane in paused:
+            await lanes.pause_lane(pool, "emit", lane, reason)
+        return paused
 
     _print_lanes(run_with_pool(lambda pool, _: pause_lanes(pool)), "is paused")
 
@@ -75,14 +70,9 @@ def resume_destination(tenant: TenantOption = "default", brand: BrandOption = "*
     """Send conversions to a destination again, once it works."""
 
     async def resume_lanes(pool: Pool) -> list[str]:
-        return await _store(pool, "emit").resume_lanes(await _lanes_of_destination(pool, tenant, brand))
+        return await lanes.lane_store(pool, "emit").resume_lanes(await _lanes_of_destination(pool, tenant, brand))
 
     _print_lanes(run_with_pool(lambda pool, _: resume_lanes(pool)), "is resumed")
-
-
-async def _lanes(pool: Pool) -> list[tuple[Any, ...]]:
-    async with pool.connection() as connection:
-        return await (await connection.execute(SQL["list_lanes"])).fetchall()
 
 
 async def _lanes_of_destination(pool: Pool, tenant: str, brand: str) -> list[str]:
@@ -90,21 +80,12 @@ async def _lanes_of_destination(pool: Pool, tenant: str, brand: str) -> list[str
     if brand != "*":
         return [lane_of(tenant, brand)]
     own = {lane_of(row[0], row[1]) for row in await fetch_rows(pool, "list_destinations")}
-    emit_lanes = [lane for queue, lane, *_ in await _lanes(pool) if queue == "emit"]
+    emit_lanes = [each.lane for each in await lanes.list_lanes(pool) if each.queue == "emit"]
     return [lane for lane in emit_lanes if lane.startswith(f"{tenant}/") and lane not in own]
 
 
-def _print_lanes(lanes: list[str], change: str) -> None:
-    if not lanes:
+def _print_lanes(names: list[str], change: str) -> None:
+    if not names:
         raise NotFound("no such lane; see `mailfold lanes list`")
-    for lane in lanes:
+    for lane in names:
         console().print(f"emit {lane} {change}", markup=False)
-
-
-def _check_queue(queue: str) -> None:
-    if queue not in (*QUEUES, PROVIDERS):
-        raise Refused(f"{queue}: not a queue; it must be one of {', '.join((*QUEUES, PROVIDERS))}")
-
-
-def _store(pool: Pool, queue: str) -> JobStore:
-    return JobStore(pool, queue, ClaimLimits(1, 1, 10.0))

@@ -37,6 +37,8 @@ def print_traces(console: Console, result: TraceResult) -> None:
         )
         why = f"({event.place}): no ack with this message id yet"
         console.print(f"[yellow]parked[/] {escape(text)} {why}", highlight=False)
+        if event.claimed_email_id:
+            why += f", and none that {event.provider} got {event.claimed_email_id}, which it names without our tag"
 
 
 def print_trace(console: Console, trace: Trace) -> None:

@@ -56,13 +56,14 @@ def up(
                 f"{counts[role]} processes of {role}: only {settings.partitions} would have work, one for each "
                 "partition (MAILFOLD_PARTITIONS)"
             )
-    asyncio.run(_up(_with_inbound_listener(settings), process_names(counts)))
+    asyncio.run(_up(_with_everything(settings), process_names(counts)))
 
 
-def _with_inbound_listener(settings: Settings) -> Settings:
-    """Return the settings with the listener for bounced mail enabled, unless the operator set its host."""
-    is_set = "inbound_host" in settings.model_fields_set
-    return settings if is_set else settings.model_copy(update={"inbound_host": settings.host})
+def _with_everything(settings: Settings) -> Settings:
+    """Return the settings with the listener for bounced mail and the console, unless the operator set these."""
+    wanted = {"inbound_host": settings.host, "console": True}
+    update = {name: value for name, value in wanted.items() if name not in settings.model_fields_set}
+    return settings.model_copy(update=update)
 
 
 async def _up(settings: Settings, processes: Sequence[str]) -> None:
@@ -153,6 +154,7 @@ def _print_welcome(stack: Stack) -> None:
     api_key = data_dir.read_secret(API_KEY_FILE)
     lines: list[str] = []
     for name, value in (
+        ("Console", f"[bold]{url}[/]   sign in with the API key" if (url := console_url(settings)) else "disabled"),
         (
             "API key",
             f"[bold green]{escape(api_key)}[/]   header X-Api-Key, tenant {TENANT}"
@@ -176,6 +178,15 @@ def _print_welcome(stack: Stack) -> None:
         if api_key:
             console().print(f"\n[dim]Try:[/] {escape(_first_email_command(gateway, data_dir))}")
         console().print("\nCtrl-C stops everything; the next `mailfold up` continues where it stopped.\n")
+
+
+def console_url(settings: Settings) -> str:
+    """Return where the console is served; empty if it is not."""
+    if not settings.console:
+        return ""
+    if settings.console_port:
+        return f"http://{settings.console_host}:{settings.console_port}/"
+    return f"http://{settings.host}:{settings.port}/console"
 
 
 def _ops_endpoints(stack: Stack) -> str:

@@ -19,6 +19,8 @@ class OutgoingMessage:
     message_id: str
     """The Message-ID in angle brackets; the same at every attempt."""
     date: Millis
+    echo_tag: str
+    """The tag that proves the email's id in metadata that providers repeat."""
     extra_headers: MessageHeaders = ()
     """Headers that Mailfold adds, such as `List-Unsubscribe`."""
 

@@ -1,4 +1,4 @@
-"""Make and read the signed tokens in a message: pixel, trap, click, VERP, unsubscribe and Message-ID. Pure.
+"""Make and read the signed tokens in a message: pixel, trap, click, VERP, unsubscribe, Message-ID and echo. Pure.
 
 The dispatcher makes them; the gateway and the bounce handling read them. No token contains an email address. All
 `read_…` functions raise InvalidSignatureError.
@@ -98,6 +98,22 @@ def message_id_header(signer: Signer, email_id: EmailId, domain: str) -> str:
 def read_message_id(signer: Signer, header: str) -> EmailId:
     """Return the email of a Message-ID that Mailfold made. Raise InvalidSignatureError."""
     return _verified_email(signer, b"m", _MESSAGE_ID.match(header.strip().lower()))
+
+
+def echo_tag(signer: Signer, email_id: EmailId) -> str:
+    """Return the tag beside an email's id in metadata that providers repeat: 32 hexadecimal digits.
+
+    Digits and lower-case letters only: some providers change the case of a tag, and few characters are allowed in it.
+    """
+    return signer.tag(b"e" + uuid.UUID(email_id).bytes).hex()
+
+
+def is_echo_tag(signer: Signer, email_id: EmailId, tag: str) -> bool:
+    """Return whether this tag is ours and belongs to this email, under any secret."""
+    try:
+        return signer.verify(b"e" + uuid.UUID(email_id).bytes, bytes.fromhex(tag))
+    except ValueError:
+        return False
 
 
 def _verified_email(signer: Signer, kind: bytes, match: re.Match[str] | None) -> EmailId:

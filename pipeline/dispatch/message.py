@@ -13,9 +13,9 @@ from pipeline.admin import Brand, Provider
 from pipeline.content import links, mime, unsubscribe
 from pipeline.content.message import MessageHeaders, OutgoingMessage
 from pipeline.content.text import with_text_part
-from pipeline.content.tokens import message_id_header, unsubscribe_address, unsubscribe_token, verp_address
+from pipeline.content.tokens import echo_tag, message_id_header, unsubscribe_address, unsubscribe_token, verp_address
 from pipeline.dispatch.transports.base import SmtpEnvelope
-from pipeline.dispatch.transports.correlation_headers import correlation_header
+from pipeline.dispatch.transports.correlation_headers import correlation_headers
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
@@ -23,7 +23,7 @@ from topics.contents import MessageContent
 from topics.record import Millis
 from topics.requests import Mailbox, SendRequest
 
-_PURPOSES: Final = ("track", "verp", "message-id", "unsubscribe")
+_PURPOSES: Final = ("track", "verp", "message-id", "unsubscribe", "echo")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class _Signers:
     verp: Signer
     message_id: Signer
     unsubscribe: Signer
+    echo: Signer
 
 
 class MessageWriter:
@@ -47,13 +48,15 @@ class MessageWriter:
         self, request: SendRequest, content: MessageContent, brand: Brand, provider: Provider
     ) -> OutgoingMessage:
         """Return the message to send: the content with tracking, the sender and our headers."""
+        tag = echo_tag(self._signers.echo, request.email_id)
         return OutgoingMessage(
             request,
             self._with_tracking(request, content, brand),
             sender=request.sender or self._sender(brand),
             message_id=message_id_header(self._signers.message_id, request.email_id, self._settings.mail_domain),
             date=self._clock(),
-            extra_headers=self._extra_headers(request, content, brand, provider),
+            echo_tag=tag,
+            extra_headers=self._extra_headers(request, content, brand, provider, tag),
         )
 
     def envelope(self, message: OutgoingMessage) -> SmtpEnvelope:
@@ -95,10 +98,10 @@ class MessageWriter:
         )
 
     def _extra_headers(
-        self, request: SendRequest, content: MessageContent, brand: Brand, provider: Provider
+        self, request: SendRequest, content: MessageContent, brand: Brand, provider: Provider, tag: str
     ) -> MessageHeaders:
         """Return our headers beside those that every message has: correlation and List-Unsubscribe."""
-        correlation = correlation_header(provider.kind, request.email_id) if provider.via == "smtp" else ()
+        correlation = correlation_headers(provider.kind, request.email_id, tag) if provider.via == "smtp" else ()
         return correlation + (self._unsubscribe_headers(request, content) if brand.unsubscribe else ())
 
     def _unsubscribe_headers(self, request: SendRequest, content: MessageContent) -> MessageHeaders:

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.gateway import localizations, problems, request_body, request_id, route_scopes
+from pipeline.gateway.console.router import router as console_router
 from pipeline.gateway.headers import SECURITY_HEADERS
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.openapi import common, docs_page
@@ -54,6 +55,7 @@ _SURFACE_BY_FIRST_SEGMENT: Final = {
     "metrics": "ops",
     "docs": "docs",
     "openapi.json": "docs",
+    "console": "console",
 }
 
 _TRACED_METHODS: Final = ("POST", "PUT")
@@ -101,7 +103,10 @@ def make_app(state: GatewayState) -> ASGIApp:
     routers = [routes.router(state) for routes in (*dialects, *others)]
     common.install_schemas(app, OPENAPI_TYPES)
     docs_page.install_docs_page(app)
-    route_scopes.check_routes([*app.routes, *(route for router in routers for route in router.routes)])
+    if state.runtime.settings.console:
+        routers.append(console_router(state))
+    console_routes = route_scopes.CONSOLE_ROUTES if state.runtime.settings.console else ()
+    route_scopes.check_routes([*app.routes, *(route for router in routers for route in router.routes)], console_routes)
     for router in routers:
         app.include_router(router)
     rt = state.runtime

@@ -1,5 +1,6 @@
 """Authentication of requests by API key, and what the key may do; the routes of all dialects depend on it."""
 
+from collections.abc import Collection
 from typing import Final
 
 from fastapi import Request
@@ -63,8 +64,11 @@ class ApiKeyAuthenticator:
 
         Raise HttpProblem 403 unless the key may be used for this request, and for one to send of a suspended tenant.
         """
+        await self.admit_scopes(request, key, ROUTE_SCOPES[request.method, request.scope["route"].path])
+
+    async def admit_scopes(self, request: Request, key: ApiKey, needed: Collection[KeyScope]) -> None:
+        """Do the same for a request that needs these scopes, whatever its route."""
         self.check_network(request, key)
-        needed = ROUTE_SCOPES[request.method, request.scope["route"].path]
         if missing := key.missing_scopes(needed):
             self._refused.labels("scope").inc()
             raise missing_scope(*missing)

@@ -4,7 +4,7 @@
 to start with a route that is missing here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from starlette.routing import BaseRoute
@@ -19,6 +19,7 @@ _READ_SUPPRESSIONS: Final = (KeyScope.SUPPRESSIONS_READ,)
 _WRITE_SUPPRESSIONS: Final = (KeyScope.SUPPRESSIONS_WRITE,)
 _READ_TEMPLATES: Final = (KeyScope.TEMPLATES_READ,)
 _WRITE_TEMPLATES: Final = (KeyScope.TEMPLATES_WRITE,)
+_OPERATE: Final = (KeyScope.OPERATE,)
 
 ROUTE_SCOPES: Final[dict[tuple[str, str], tuple[KeyScope, ...]]] = {
     ("POST", "/channels/email/batch"): _SEND,
@@ -90,13 +91,48 @@ _SCOPES_BY_OPERATION: Final = {
 }
 
 
-def check_routes(routes: Iterable[BaseRoute]) -> None:
-    """Raise RuntimeError unless these are exactly the routes of :data:`ROUTE_SCOPES`."""
+SESSION_ROUTES: Final[dict[tuple[str, str], tuple[KeyScope, ...]]] = {
+    ("GET", "/console"): (),
+    ("POST", "/console/sign-out"): (),
+    ("POST", "/console/sign-out-everywhere"): (),
+    ("GET", "/console/emails"): _HISTORY,
+    ("POST", "/console/emails/search"): _HISTORY,
+    ("GET", "/console/emails/{email_id}"): _HISTORY,
+    ("GET", "/console/emails/{email_id}/message"): (KeyScope.HISTORY_READ, KeyScope.HISTORY_ADDRESSES),
+    ("GET", "/console/emails/{email_id}/html"): (KeyScope.HISTORY_READ, KeyScope.HISTORY_ADDRESSES),
+    ("GET", "/console/dead-letters"): _OPERATE,
+    ("GET", "/console/dead-letters/show"): _OPERATE,
+    ("POST", "/console/dead-letters/replay"): _OPERATE,
+    ("GET", "/console/lanes"): _OPERATE,
+    ("POST", "/console/lanes/pause"): _OPERATE,
+    ("POST", "/console/lanes/resume"): _OPERATE,
+    ("GET", "/console/suppressions"): _READ_SUPPRESSIONS,
+    ("POST", "/console/suppressions/find"): _READ_SUPPRESSIONS,
+    ("POST", "/console/suppressions/add"): _WRITE_SUPPRESSIONS,
+    ("POST", "/console/suppressions/lift"): _WRITE_SUPPRESSIONS,
+}
+"""The scopes that each page and action of the console needs of its session's key; any key may open those without."""
+
+OPEN_CONSOLE_ROUTES: Final = frozenset(
+    {
+        ("GET", "/console/sign-in"),
+        ("POST", "/console/sign-in"),
+        ("GET", "/console/assets/{name}"),
+        ("GET", "/console/{rest:path}"),
+    }
+)
+"""The console's routes that need no session: signing in, the stylesheet, and the answer that there is no such page."""
+
+CONSOLE_ROUTES: Final = SESSION_ROUTES.keys() | OPEN_CONSOLE_ROUTES
+
+
+def check_routes(routes: Iterable[BaseRoute], console_routes: Collection[tuple[str, str]] = ()) -> None:
+    """Raise RuntimeError unless these are exactly the routes of :data:`ROUTE_SCOPES`, and the console's."""
     served = {
         # A mounted application would have routes that nobody declares; it has no methods.
         (method, str(getattr(route, "path", route)))
         for route in routes
         for method in getattr(route, "methods", None) or ("ANY",)
     }
-    if differing := served ^ ROUTE_SCOPES.keys():
+    if differing := served ^ (ROUTE_SCOPES.keys() | set(console_routes)):
         raise RuntimeError(f"routes without an entry in ROUTE_SCOPES, or entries without a route: {sorted(differing)}")

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from typing import Final
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from pipeline.errors import InvalidSettings
 from pipeline.gateway.app import make_app
 from pipeline.gateway.certificates import ConnectorFactory
 from pipeline.gateway.connections import ConnectionGuard, ConnectionLimits, protocol_class
+from pipeline.gateway.console.own_port import ConsolePort
 from pipeline.gateway.smtp.listener import smtp_listener
 from pipeline.gateway.state import GatewayState, make_gateway_state
 from pipeline.runtime.bootstrap import Runtime
@@ -54,9 +56,23 @@ async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None) 
     asyncio.get_running_loop().set_default_executor(FairThreads(MAX_THREADS))
     rt.log.require_topics(MESSAGE_CONTENTS, SEND_REQUESTS)
     state = make_gateway_state(rt, connector, standby)
-    server = GatewayServer(
+    app = make_app(state)
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(_listen("MAILFOLD_PORT", rt.settings.host, rt.settings.port))]
+        if rt.settings.console and rt.settings.console_port:
+            host, port = rt.settings.console_host, rt.settings.console_port
+            listeners.append(stack.enter_context(_listen("MAILFOLD_CONSOLE_PORT", host, port)))
+            app = ConsolePort(app, port)
+        server = _http_server(rt, state, app)
+        async with smtp_listener(rt.settings, state.inbound_mail, rt.stop):
+            await _serve(rt, state, server, listeners)
+
+
+def _http_server(rt: Runtime, state: GatewayState, app: ASGIApp) -> GatewayServer:
+    """Return the HTTP server of an application."""
+    return GatewayServer(
         uvicorn.Config(
-            make_app(state),
+            app,
             http=protocol_class(_connection_guard(rt, state)),
             ws="none",
             lifespan="off",
@@ -68,9 +84,6 @@ async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None) 
             timeout_keep_alive=rt.settings.http_idle_timeout,
         )
     )
-    with _listen(rt) as listener:
-        async with smtp_listener(rt.settings, state.inbound_mail, rt.stop):
-            await _serve(rt, state, server, listener)
 
 
 def _connection_guard(rt: Runtime, state: GatewayState) -> ConnectionGuard:
@@ -94,14 +107,17 @@ def _raise_open_files_limit(wanted: int) -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-async def _serve(rt: Runtime, state: GatewayState, server: GatewayServer, listener: socket.socket) -> None:
-    """Run the HTTP server and the tasks that write opens and clicks, until ``rt.stop`` is set or one of them ends."""
-    _announce(rt, listener.getsockname()[1])
+async def _serve(rt: Runtime, state: GatewayState, server: GatewayServer, listeners: list[socket.socket]) -> None:
+    """Run the HTTP server and the tasks that write opens and clicks, until ``rt.stop`` is set or one of them ends.
+
+    The first listener is the gateway's own, whose port is announced.
+    """
+    _announce(rt, listeners[0].getsockname()[1])
     spool_task = asyncio.create_task(state.spool.drain(rt.stop))
     buffer_task = asyncio.create_task(state.event_buffer.run())
     stop_task = asyncio.create_task(_stop_server(rt, server, buffer_task))
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=listeners)
     finally:
         stop_task.cancel()
         await state.event_buffer.finish(buffer_task)
@@ -127,16 +143,13 @@ async def _end_draining(spool_task: "asyncio.Task[None]") -> None:
         await asyncio.wait([spool_task], timeout=1)
 
 
-def _listen(rt: Runtime) -> socket.socket:
-    """Return the bound socket. Raise InvalidSettings if its address can't be used."""
-    settings = rt.settings
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _listen(variable: str, host: str, port: int) -> socket.socket:
+    """Return the bound socket. Raise InvalidSettings, which names the variable, if its address can't be used."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise InvalidSettings(
-            f"MAILFOLD_PORT: {settings.host}:{settings.port} can't be listened on: {error}"
-        ) from error
+        raise InvalidSettings(f"{variable}: {host}:{port} can't be listened on: {error}") from error
 
 
 def _announce(rt: Runtime, port: int) -> None:

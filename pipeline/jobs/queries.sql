@@ -285,7 +285,9 @@ order by 1, 2
 
 -- name: list_dead
 select queue, stream::text, name, lane, state, attempts, finished_at, last_error
-from jobs.jobs where state in ('dead', 'unknown') order by finished_at desc nulls last, stream, seq limit %(limit)s
+from jobs.jobs
+where state in ('dead', 'unknown') and (%(tenant)s::text is null or split_part(lane, '/', 1) = %(tenant)s)
+order by finished_at desc nulls last, stream, seq limit %(limit)s
 
 -- name: show_job
 -- The infinite due time of a follower of an unknown job becomes null: a Python datetime cannot hold it.

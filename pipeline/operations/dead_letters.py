@@ -56,9 +56,9 @@ class DeadLetterEntry:
         return f"{DEAD_LETTERS.name}/0/{self.offset}"
 
 
-async def dead_jobs(rt: Runtime, limit: int) -> list[DeadJob]:
-    """Return the newest dead and unknown jobs, at most ``limit``."""
-    return [DeadJob(*row) for row in await _fetch(rt, "list_dead", limit=limit)]
+async def dead_jobs(rt: Runtime, limit: int, tenant: str | None = None) -> list[DeadJob]:
+    """Return the newest dead and unknown jobs of one tenant or of all, at most ``limit``."""
+    return [DeadJob(*row) for row in await _fetch(rt, "list_dead", limit=limit, tenant=tenant)]
 
 
 async def recent_letters(rt: Runtime, limit: int, offset: int | None = None) -> list[DeadLetterEntry]:

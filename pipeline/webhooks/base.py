@@ -14,8 +14,11 @@ from topics.record import EmailId, Millis
 EMAIL_ID_KEY: Final = "mailfold_email_id"
 """The name under which the email's id is put into each message's custom arguments, metadata, tags or variables.
 A provider that repeats them in its events thereby names the email."""
+EMAIL_TAG_KEY: Final = "mailfold_email_tag"
+"""The name under which the HMAC of that id is put beside it: an event that repeats both comes from whoever got the
+message, and not just from somebody who knows the webhook's password. Postmark allows 20 characters."""
 UNCORRELATED: Final = EmailId("")
-"""The email_id of an event that does not name an email of ours; it is correlated later by its provider_message_id."""
+"""The email_id of an event that does not prove its email; it is correlated later by its provider's acks."""
 
 
 class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +40,28 @@ def _read_nothing(_text: str) -> None:
     """Return None: the reader of a context that has no secrets."""
 
 
+def _accept_nothing(_email_id: EmailId, _tag: str) -> bool:
+    """Return False: the verifier of a context that has no secrets."""
+    return False
+
+
+class EmailEcho(msgspec.Struct, frozen=True):
+    """The email's id and its tag as an event repeats them."""
+
+    email_id: EmailId | None
+    tag: str = ""
+
+
+NO_ECHO: Final = EmailEcho(None)
+
+
+class NamedEmail(msgspec.Struct, frozen=True):
+    """The email that an event names: by proof, or only by claim. At most one of both is set."""
+
+    proven: EmailId = UNCORRELATED
+    claimed: EmailId = UNCORRELATED
+
+
 class TokenReaders(msgspec.Struct, frozen=True, kw_only=True):
     """Functions that return the email named by a token of ours, or None where its HMAC is not ours."""
 
@@ -46,6 +71,8 @@ class TokenReaders(msgspec.Struct, frozen=True, kw_only=True):
     """Reads the envelope sender to which bounces are returned."""
     unsubscribe: TokenReader = _read_nothing
     """Reads the address of `List-Unsubscribe` (RFC 2369)."""
+    is_echo_tag: Callable[[EmailId, str], bool] = _accept_nothing
+    """Returns whether a tag is the one that we put beside this email's id."""
 
 
 class EventContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +84,20 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     """The stored headers of the request, names in lower case."""
     token_readers: TokenReaders = TokenReaders()
+
+    def named_email(self, echo: EmailEcho, *message_ids: str) -> NamedEmail:
+        """Return the email that an event names by our echoed metadata, or else by one of these Message-IDs.
+
+        The echo is proven by its tag, or by a signed Message-ID of the same email. A tag that is not ours counts as
+        none: it may have been made with a secret that was removed since.
+        """
+        claimed = echo.email_id
+        if claimed is not None and self.token_readers.is_echo_tag(claimed, echo.tag):
+            return NamedEmail(proven=claimed)
+        signed = next(filter(None, map(self.token_readers.message_id, message_ids)), None)
+        if signed is not None:
+            return NamedEmail(proven=signed)
+        return NamedEmail(claimed=claimed or UNCORRELATED)
 
 
 class Adapter(Protocol):
@@ -77,8 +118,9 @@ class Adapter(Protocol):
     def normalize(self, event: bytes, context: EventContext) -> DeliveryEvent:
         """Return one event as a DeliveryEvent without any address.
 
-        Its email_id is UNCORRELATED if the event does not name an email of ours. An event of an unknown type becomes
-        UNKNOWN. Raise Unrecognised for bytes that are not an event.
+        Its email_id is UNCORRELATED if the event does not prove that it is about an email of ours (see
+        :meth:`EventContext.named_email`). An event of an unknown type becomes UNKNOWN. Raise Unrecognised for bytes
+        that are not an event.
         """
         ...
 

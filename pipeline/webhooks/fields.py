@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from pipeline.errors import Unrecognised
-from pipeline.webhooks.base import EMAIL_ID_KEY
+from pipeline.webhooks.base import EMAIL_ID_KEY, EMAIL_TAG_KEY, NO_ECHO, EmailEcho
 from topics.record import EmailId
 
 _BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -19,7 +19,11 @@ _RAWS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
 _CANONICAL_UUID: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 """The spelling that we write. Nearly all ids have it, and the pattern is five times as fast as :class:`uuid.UUID`."""
-_EMBEDDED: Final = re.compile(EMAIL_ID_KEY + r'[\\"\s]{0,8}[:=][\\"\s]{0,8}([0-9a-f-]{36})(?![0-9a-f-])', re.IGNORECASE)
+_EMBEDDED: Final = re.compile(
+    EMAIL_ID_KEY + r'[\\"\s]{0,8}[:=][\\"\s]{0,8}([0-9a-f-]{36})(?![0-9a-f-])(?:\.([0-9a-f]{32})(?![0-9a-f]))?',
+    re.IGNORECASE,
+)
+"""The id, and after a full stop its tag (:mod:`pipeline.dispatch.transports.correlation_headers`)."""
 
 
 class EventFields:
@@ -69,9 +73,9 @@ class EventFields:
         """Return the non-empty items of an array as texts, without objects and arrays."""
         return list(filter(None, (EventFields({"": msgspec.Raw(item)}).text("") for item in self.items(*path))))
 
-    def email_id(self, *path: str) -> EmailId | None:
-        """Return the field as an email_id; None if it is not a UUID."""
-        return as_email_id(self.text(*path))
+    def echo(self, *path: str) -> EmailEcho:
+        """Return our metadata in the object at ``path``; NO_ECHO if its id is not a UUID."""
+        return echo_of(self.text(*path, EMAIL_ID_KEY), self.text(*path, EMAIL_TAG_KEY))
 
     def _at(self, path: tuple[str, ...]) -> bytes:
         raw = self.raw
@@ -89,6 +93,12 @@ def as_email_id(text: str) -> EmailId | None:
         return EmailId(str(uuid.UUID(text)))
     except ValueError:
         return None
+
+
+def echo_of(email_id: str, tag: str) -> EmailEcho:
+    """Return the metadata with these values; NO_ECHO if the id is not a UUID."""
+    named = as_email_id(email_id)
+    return NO_ECHO if named is None else EmailEcho(named, tag)
 
 
 def split_object(body: bytes) -> list[bytes]:
@@ -110,15 +120,15 @@ def split_events(body: bytes) -> list[bytes]:
     return (split_object if body.lstrip().startswith(b"{") else split_array)(body)
 
 
-def embedded_email_id(*texts: str) -> EmailId | None:
-    """Return the email_id embedded in one of these texts, such as tags, as JSON, ``key:value`` or ``key=value``.
+def embedded_echo(*texts: str) -> EmailEcho:
+    """Return our metadata embedded in one of these texts, such as tags, as JSON, ``key:value`` or ``key=value``.
 
     Only an id beside EMAIL_ID_KEY counts: a bare UUID may belong to another system.
     """
     for text in texts:
         for match in _EMBEDDED.finditer(text):
             try:
-                return EmailId(str(uuid.UUID(match[1])))
+                return EmailEcho(EmailId(str(uuid.UUID(match[1]))), match[2] or "")
             except ValueError:
                 continue
-    return None
+    return NO_ECHO

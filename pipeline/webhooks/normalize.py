@@ -48,7 +48,7 @@ class NormalizedWebhook(msgspec.Struct, frozen=True):
     """The events and the dead letters of one webhook."""
 
     events: tuple[DeliveryEvent, ...]
-    """Events without an email_id go to `uncorrelated-events` and wait there for the ack of their message."""
+    """Events that do not prove their email go to `uncorrelated-events` and wait there for an ack of their provider."""
     dead_letters: tuple[DeadLetter, ...]
 
     def entries(self) -> list[LogEntry]:
@@ -60,7 +60,7 @@ class NormalizedWebhook(msgspec.Struct, frozen=True):
 
 def _event_entry(event: DeliveryEvent) -> LogEntry:
     if event.email_id == UNCORRELATED:
-        return LogEntry(UNCORRELATED_EVENTS, match_key(event.provider_message_id), event)
+        return LogEntry(UNCORRELATED_EVENTS, match_key(event.provider_message_id) or event.claimed_email_id, event)
     return LogEntry(DELIVERY_EVENTS, event.email_id, event)
 
 
@@ -122,7 +122,7 @@ def _normalize_event(raw: bytes, adapter: Adapter, context: EventContext) -> Del
     if len(raw) > MAX_RECORD_BYTES - _ENVELOPE_MAX_BYTES:
         raise Unrecognised(f"an event of {len(raw)} bytes")
     event = adapter.normalize(raw, context)
-    if event.email_id == UNCORRELATED and not match_key(event.provider_message_id):
+    if event.email_id == UNCORRELATED and not (match_key(event.provider_message_id) or event.claimed_email_id):
         raise Uncorrelated("it names neither an email of ours nor its provider's message")
     event_id = short_id(event.event_id)
     if event_id != event.event_id:

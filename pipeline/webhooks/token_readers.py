@@ -3,6 +3,7 @@
 The worker, the inbound mail listener and `mailfold renormalize` call it.
 """
 
+import functools
 from collections.abc import Callable
 
 from pipeline.content import tokens
@@ -19,6 +20,7 @@ def token_readers(ring: SecretRing) -> TokenReaders:
         message_id=_token_reader(tokens.read_message_id, Signer(ring, "message-id")),
         verp=_token_reader(tokens.read_verp_address, Signer(ring, "verp")),
         unsubscribe=_token_reader(tokens.read_unsubscribe_address, Signer(ring, "unsubscribe")),
+        is_echo_tag=functools.partial(tokens.is_echo_tag, Signer(ring, "echo")),
     )
 
 

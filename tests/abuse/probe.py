@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pipeline.runtime.secret_ring import secret_ring
 from tests.abuse.stack import INNOCENT, Running
+from tests.support.echoes import echoed
 from tests.support.fasttrack import activity, message
 
 POLL_S: Final = 0.02
@@ -104,7 +106,7 @@ class Probe:
         await self._statuses.become(email_id, "sent")
         self.figures.emails.append(time.monotonic() - began)
         began = time.monotonic()
-        body = json.dumps([_delivered(email_id)]).encode()
+        body = json.dumps([_delivered(email_id) | echoed(email_id, secret_ring(self._running.settings))]).encode()
         await self._until_answered(lambda: self._webhook(body))
         await self._statuses.become(email_id, "delivered")
         self.figures.webhooks.append(time.monotonic() - began)
@@ -134,7 +136,6 @@ def _delivered(email_id: str) -> dict[str, Any]:
     return {
         "event": "delivered",
         "email": "innocent@example.test",
-        "mailfold_email_id": email_id,
         "sg_event_id": f"delivered-{email_id}",
         "sg_message_id": email_id,
         "timestamp": int(time.time()),

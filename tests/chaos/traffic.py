@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
+from pipeline.runtime.secret_ring import SecretRing
 from tests.chaos.ledger import Arrival, Mail
 from tests.chaos.world import World
+from tests.support.echoes import echoed
 
 BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 STATUS = {"bounce": "bounced", "delivered": "delivered", "open": "opened", "click": "clicked", "spam": "complained"}
@@ -185,7 +187,7 @@ class Traffic:
             "timestamp": int(time.time()) - self._dice.randrange(100),
             "sg_event_id": f"{word}-{email_id}",
             "sg_message_id": "s",
-            "mailfold_email_id": email_id,
+            **echoed(email_id, SecretRing.of(self.world.env["MAILFOLD_SECRET"])),
             **({"useragent": BROWSER["User-Agent"], "url": "https://example.test/"} if word in LINK else {}),
         }
 

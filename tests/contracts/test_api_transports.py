@@ -198,6 +198,7 @@ async def test_mailgun_client_makes_same_request() -> None:
                 "to": "anna@example.com",
                 "o:tracking": "no",
                 "v:mailfold_email_id": email.message.request.email_id,
+                "v:mailfold_email_tag": email.message.echo_tag,
             }
             file = {"message": ("message.eml", email.mime_bytes, "message/rfc822")}
             with Client(auth=("api", KEY), api_url=f"http://127.0.0.1:{api.port}/") as client:

@@ -1,5 +1,6 @@
 """Mail of a brand: its DKIM signature, its sender, and sending through a provider's API."""
 
+import json
 import re
 
 import dkim as dkimpy
@@ -15,6 +16,7 @@ from pipeline.settings import Settings
 from tests.conftest import RING
 from tests.support.api_servers import Api, api_server
 from tests.support.dispatching import accept, dispatching, provide
+from tests.support.echoes import echoed
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
 from topics.acks import Acked, Dropped
@@ -50,7 +52,7 @@ async def test_message_to_signing_service_is_not_signed(settings: Settings) -> N
         await until(lambda: bool(receiver.mails))
     message = receiver.mails[0].message
     assert "DKIM-Signature" not in message
-    assert message["X-Mailgun-Variables"] == f'{{"mailfold_email_id": "{sent.email_id}"}}'
+    assert json.loads(message["X-Mailgun-Variables"]) == echoed(sent.email_id)
 
 
 async def test_request_without_sender_uses_sender_of_brand(settings: Settings) -> None:

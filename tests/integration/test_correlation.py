@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from pipeline.devstack.supervisor import Stack
+from pipeline.dispatch.correlation import loop
 from pipeline.operations import dead_letters, status
 from pipeline.operations.trace import find
 from pipeline.runtime.bootstrap import Runtime, open_runtime
@@ -174,6 +176,81 @@ async def test_emptied_tables_are_refilled_and_unmatched_event_becomes_dead_lett
     [letter] = await on(settings, DEAD_LETTERS)
     assert (letter.reason, letter.source.topic, letter.role) == ("uncorrelated", "uncorrelated-events", "dispatch")
     assert msgspec.json.decode(letter.value)["event_id"] == "e3"
+
+
+def claim(email_id: EmailId, event_id: str, provider: str = "relay", name: str = "") -> LogEntry:
+    """An event that names an email without proof."""
+    entry = uncorrelated(name, event_id, provider)
+    record = msgspec.structs.replace(entry.record, claimed_email_id=email_id)
+    return LogEntry(UNCORRELATED_EVENTS, match_key(name) or email_id, record)
+
+
+async def project(rt: Runtime, fact: Any) -> None:
+    """Write a fact to the timeline, as the projector does."""
+    kind = "acked" if isinstance(fact, Acked) else fact.kind.value
+    values: Any = (
+        fact.email_id,
+        fact.event_id,
+        kind,
+        fact.occurred_at,
+        fact.recorded_at,
+        [],
+        msgspec.json.encode(fact),
+    )
+    columns = "email_id, event_id, kind, occurred_at, recorded_at, places, fact"
+    async with rt.pool.connection() as connection:
+        query = f"insert into projections.timeline ({columns}) values (%s, %s, %s, %s, %s, %s, %s)"
+        await connection.execute(query.encode(), values)
+
+
+async def test_claimed_email_counts_once_an_ack_of_the_same_provider_is_projected(
+    settings: Settings, caught_up: CaughtUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CLAIMS_INTERVAL_MS", 0)
+    early, late, known = fresh(), fresh(), fresh()
+    async with dispatching(settings) as rt:
+        await project(rt, acked(early, "").record)
+        counted = msgspec.structs.replace(uncorrelated("", "before").record, email_id=known)
+        await project(rt, counted)
+        claims = [claim(early, "e1"), claim(late, "e2"), claim(early, "e3", "another"), claim(known, "before")]
+        await append_all(rt.log, claims)
+        await until(lambda: _is(delivery_event_ids(settings), {(early, "e1"), (known, "before")}))
+        await caught_up.correlation()
+        assert await parked(rt) == 2
+        [found] = (await find(rt, late)).parked
+        assert (found.claimed_email_id, found.provider, found.kind) == (late, "relay", "delivered")
+
+        await project(rt, acked(late, "").record)
+        await until(lambda: _is(delivery_event_ids(settings), {(early, "e1"), (known, "before"), (late, "e2")}))
+        await until(lambda: _is(parked(rt), 1))
+    assert {event.claimed_email_id for event in await on(settings, DELIVERY_EVENTS)} == {""}
+
+
+async def test_message_id_of_the_ack_overrules_the_claim(settings: Settings, caught_up: CaughtUp) -> None:
+    claimed, taken = fresh(), fresh()
+    async with dispatching(settings) as rt:
+        await append_all(rt.log, [acked(taken, "m")])
+        await caught_up.correlation()
+        await append_all(rt.log, [claim(claimed, "e1", name="m")])
+        await until(lambda: _is(delivery_event_ids(settings), {(taken, "e1")}))
+
+
+async def test_claim_that_no_ack_proves_becomes_a_dead_letter_that_says_so(settings: Settings) -> None:
+    victim = fresh()
+    short = settings.model_copy(update={"parked_days": 1e-9})
+    async with dispatching(short) as rt:
+        await project(rt, acked(victim, "", "victims-own").record)
+        await append_all(rt.log, [claim(victim, "forged", "of-hostile")])
+        await until(lambda: on(settings, DEAD_LETTERS))
+    assert await delivery_event_ids(settings) == set()
+    [letter] = await on(settings, DEAD_LETTERS)
+    assert letter.reason == "unproven"
+    assert victim in letter.error
+    assert "of-hostile" in letter.error
+    # Replayed, it waits for its ack again.
+    async with dispatching(settings) as rt:
+        await dead_letters.replay(rt, "dead-letters/0/0")
+        await until(lambda: _is(parked(rt), 1))
 
 
 async def _is(asked: Any, wanted: Any) -> bool:

@@ -1,5 +1,6 @@
 """The dispatcher against a real log, a real database and a real mail server."""
 
+import json
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipeline.settings import Settings
 from tests.conftest import RING
 from tests.support.caught_up import CaughtUp
 from tests.support.dispatching import FAST, accept, acks, dispatching, in_state, is_broken, provide, request
+from tests.support.echoes import echoed
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import certificate, smtp_receiver
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
@@ -57,7 +59,7 @@ async def test_provider_gets_correlation_header(quick: Settings) -> None:
         [sent] = await accept(rt, "anna@example.com")
         await until(lambda: len(receiver.mails) == 1)
     said = str(receiver.mails[0].message["X-SMTPAPI"])
-    assert said == f'{{"unique_args": {{"mailfold_email_id": "{sent.email_id}"}}}}'
+    assert json.loads(said) == {"unique_args": echoed(sent.email_id)}
 
 
 async def test_repeated_request_is_sent_once(quick: Settings) -> None:

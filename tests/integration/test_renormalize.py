@@ -21,6 +21,7 @@ from pipeline.settings import Settings
 from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.providers import registry, sendgrid
 from tests.support.command import mailfold_on
+from tests.support.echoes import echoed
 from tests.support.seeing import on, rows
 from topics.acks import Acked
 from topics.codec import decode
@@ -62,14 +63,14 @@ class Corrected:
 
 def sent(name: str, event: str, email_id: str = "", **more: Any) -> dict[str, Any]:
     payload = {"event": event, "timestamp": 1_700_000_000, "sg_event_id": name, **more}
-    return payload | {"mailfold_email_id": email_id} if email_id else payload
+    return payload | echoed(email_id) if email_id else payload
 
 
 EVENTS = [
     sent("e1", "bounce", A, type="bounce", reason="550 no such mailbox"),
     sent("e2", "bounce", B, type="blocked", reason="550 not you"),
     sent("e3", "open", C),
-    {"timestamp": 1_700_000_000, "sg_event_id": "e4", "mailfold_email_id": D},
+    {"timestamp": 1_700_000_000, "sg_event_id": "e4", **echoed(D)},
     sent("e5", "delivered", sg_message_id="known.filter1"),
     sent("e6", "delivered", sg_message_id="unknown.filter1"),
     sent("e7", "click", B),

@@ -15,6 +15,7 @@ from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.caught_up import CaughtUp
+from tests.support.echoes import echoed
 from tests.support.seeing import on, until
 from tests.support.worker import NOW, Worker, append_raw, assert_folded, committed_something, dead_letters, feed, lives
 from topics.dead_letters import MAX_VALUE_BYTES
@@ -51,7 +52,7 @@ async def test_a_webhook_becomes_events_and_what_is_not_ours_becomes_dead_letter
 ) -> None:
     signer = Signer(secret_ring(settings), "message-id")
     events = [
-        {"event": "delivered", "timestamp": 1, "sg_event_id": "1", "mailfold_email_id": EMAIL_ID},
+        {"event": "delivered", "timestamp": 1, "sg_event_id": "1", **echoed(EMAIL_ID, secret_ring(settings))},
         {"event": "open", "timestamp": 2, "sg_event_id": "2", "smtp-id": message_id_header(signer, EMAIL_ID, "m.test")},
         {"event": "open", "timestamp": 3, "sg_event_id": "3", "smtp-id": "<somebody@else.test>"},
         {"no": "event"},

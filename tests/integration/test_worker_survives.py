@@ -14,8 +14,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from pipeline.runtime.kafka import MAX_REQUEST_BYTES, append_all, open_kafka_log
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.topic_admin import new_topic_config
 from pipeline.settings import Settings
+from tests.support.echoes import echoed
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.seeing import on, until
 from tests.support.worker import NOW, Worker, assert_folded, committed_something, feed, lives, supervised
@@ -48,7 +50,9 @@ async def test_a_crash_of_the_normalization_before_its_ack_repeats_events_with_t
     )
     ids = [f"0190a1b2-c3d4-7e5f-8a9b-{number:012}" for number in range(20)]
     bodies = [
-        json.dumps([{"event": "open", "timestamp": 1, "sg_event_id": email_id, "mailfold_email_id": email_id}])
+        json.dumps(
+            [{"event": "open", "timestamp": 1, "sg_event_id": email_id, **echoed(email_id, secret_ring(settings))}]
+        )
         for email_id in ids
     ]
     async with open_kafka_log(settings) as log:

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import email
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ SCHEMAS: Final = Path(__file__).parents[1] / "golden" / "transports"
 KEY: Final = "the-api-key"
 KEY_ID: Final = "AKIDEXAMPLE"
 ECHO: Final = "mailfold_email_id"
+TAG: Final = "mailfold_email_tag"
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,13 @@ def _reset(request: web.Request) -> web.Response:
     return web.Response()
 
 
+def _echoed(metadata: Mapping[str, str]) -> str:
+    """Return the email's id in the metadata that this provider repeats, which must have nothing but it and its tag."""
+    assert set(metadata) == {ECHO, TAG}
+    assert re.fullmatch("[0-9a-f]{32}", metadata[TAG])
+    return metadata[ECHO]
+
+
 def _response(answer: Answer) -> web.Response:
     status, body = answer[0], answer[1]
     headers = dict(answer[2]) if len(answer) == 3 else {}
@@ -128,7 +137,8 @@ def _ses(api: Api, request: web.Request, body: bytes) -> Answer:
     report = ParamValidator().validate(parsed, _MODEL.operation_model("SendEmail").input_shape)
     assert not report.has_errors(), report.generate_report()
     tags = {tag["Name"]: tag["Value"] for tag in message["EmailTags"]}
-    api.mails.append(Seen(tuple(message["Destination"]["ToAddresses"]), tags[ECHO], str(blob["Message-ID"])))
+    to = tuple(message["Destination"]["ToAddresses"])
+    api.mails.append(Seen(to, _echoed(tags), str(blob["Message-ID"])))
     return 200, {"MessageId": f"0102{secrets.token_hex(8)}-000000"}
 
 
@@ -168,7 +178,7 @@ def _sendgrid(api: Api, request: web.Request, body: bytes) -> Answer:
     assert all(value.isascii() for value in message["headers"].values())
     [personalization] = message["personalizations"]
     to = tuple(mailbox["email"] for mailbox in personalization["to"])
-    api.mails.append(Seen(to, personalization["custom_args"][ECHO], message["headers"]["Message-ID"]))
+    api.mails.append(Seen(to, _echoed(personalization["custom_args"]), message["headers"]["Message-ID"]))
     return 202, "", {"X-Message-Id": secrets.token_urlsafe(16)}
 
 
@@ -183,7 +193,8 @@ def _mailgun(api: Api, request: web.Request, body: bytes) -> Answer:
     api.forms.append(fields)
     written = email.message_from_bytes(fields["message"])
     to = fields["to"].decode()
-    api.mails.append(Seen((to,), fields[f"v:{ECHO}"].decode(), str(written["Message-ID"])))
+    variables = {name.removeprefix("v:"): value.decode() for name, value in fields.items() if name.startswith("v:")}
+    api.mails.append(Seen((to,), _echoed(variables), str(written["Message-ID"])))
     return 200, {"id": str(written["Message-ID"]), "message": "Queued. Thank you."}
 
 
@@ -223,7 +234,7 @@ def _postmark_one(api: Api, message: dict[str, Any]) -> dict[str, Any]:
     if "inactive@" in read.to:
         return {"ErrorCode": 406, "Message": f"You tried to send to {read.to}, marked as inactive."}
     ids = [header.value for header in read.headers if header.name == "Message-ID"]
-    api.mails.append(Seen((read.to,), read.metadata[ECHO], ids[0]))
+    api.mails.append(Seen((read.to,), _echoed(read.metadata), ids[0]))
     return {
         "To": read.to,
         "SubmittedAt": "2026-01-01T00:00:00Z",
@@ -264,9 +275,8 @@ def _resend_batch(api: Api, request: web.Request, messages: list[Any], key: str)
 def _resend_one(api: Api, message: dict[str, Any], key: str) -> str:
     jsonschema.validate(message, schema("resend"))
     assert all(value.isascii() for value in message["headers"].values())
-    [tag] = message["tags"]
-    assert tag["name"] == ECHO
-    api.mails.append(Seen(tuple(message["to"]), tag["value"], key))
+    tags = {tag["name"]: tag["value"] for tag in message["tags"]}
+    api.mails.append(Seen(tuple(message["to"]), _echoed(tags), key))
     return secrets.token_hex(16)
 
 

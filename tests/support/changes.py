@@ -170,12 +170,23 @@ class Log:
         ]
 
 
-def lives(seed: int, emails: int, partition: int = 0, tenant: str = "acme") -> Log:
+def in_campaign(facts: Sequence[Fact], campaign: int) -> list[Fact]:
+    """Return an email's facts with a request that belongs to a campaign, to a large mailbox provider."""
+    first, *others = facts
+    assert isinstance(first, SendRequest)
+    activity = msgspec.Raw(b'{"activity_id":%d,"action_group_id":"g%d"}' % (campaign, campaign % 2))
+    recipient = first.recipient.replace("example.com", ("gmail.com", "Outlook.com", "example.com")[campaign % 3])
+    return [msgspec.structs.replace(first, activity=activity, recipient=recipient), *others]
+
+
+def lives(seed: int, emails: int, partition: int = 0, tenant: str = "acme", campaigns: int = 0) -> Log:
     """Return a log of many emails, interleaved, with some facts folded twice and some changes published twice."""
     chance = random.Random(seed)
     log = Log(partition)
     numbers = range(partition, 2 * emails, 2)
     waiting: list[list[Fact]] = [fates(number, T0 + number * 1000, chance, tenant) for number in numbers]
+    if campaigns:
+        waiting = [in_campaign(facts, number % campaigns) for number, facts in zip(numbers, waiting, strict=True)]
     while waiting:
         left = chance.choice(waiting)
         batch = [left.pop(0 if chance.random() < 0.8 else -1) for _ in range(min(len(left), chance.randint(1, 2)))]

@@ -64,8 +64,11 @@ def events_of_case(adapter: Adapter, case: Case, body: bytes | None = None) -> l
 
 
 def context(kind: str) -> EventContext:
-    """Return the context of a provider that is named as its kind; one email of ours is known by its Message-ID."""
-    readers = TokenReaders(message_id=_read_message_id)
+    """Return the context of a provider that is named as its kind; one email of ours is known by its Message-ID.
+
+    The documented payloads have no tags, so that every echoed id is taken as proven.
+    """
+    readers = TokenReaders(message_id=_read_message_id, is_echo_tag=lambda _email_id, _tag: True)
     return EventContext(provider=kind, received_at=RECEIVED_AT, headers=HEADERS.get(kind, {}), token_readers=readers)
 
 

@@ -15,6 +15,8 @@ from topics.requests import Mailbox
 
 NOW = 1_767_225_600_123
 """2026-01-01, 00:00:00.123 UTC."""
+TAG = "0123456789abcdef" * 2
+"""The tag beside each email's id."""
 FULL = MessageContent(
     html="<p>Grüße</p>",
     text="Grüße",
@@ -40,6 +42,7 @@ def letter(
         sender=Mailbox(address="news@shop.example", name="Shop, the"),
         message_id=f"<{email_id}@mail.example>",
         date=NOW,
+        echo_tag=TAG,
         extra_headers=UNSUBSCRIBE,
     )
 

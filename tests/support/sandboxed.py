@@ -22,6 +22,7 @@ from pipeline.devstack.sandbox.keys import public_key
 from pipeline.devstack.sandbox.server import RunningSandbox, open_sandbox
 from pipeline.runtime.bootstrap import fresh_id, wall_clock
 from pipeline.settings import Settings
+from tests.support.echoes import echoed
 from tests.support.http_server import http_server
 
 EMAIL_ID = "11111111-2222-5333-8444-555555555555"
@@ -130,7 +131,7 @@ def mail(html: str) -> EmailMessage:
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = "news@brand.test", "anna@example.test", "Grüße & <b>"
     message["Message-ID"] = "<abc.def@mailfold.test>"
-    message["X-SMTPAPI"] = json.dumps({"unique_args": {"mailfold_email_id": EMAIL_ID}})
+    message["X-SMTPAPI"] = json.dumps({"unique_args": echoed(EMAIL_ID)})
     message.set_content("hello")
     if html:
         message.add_alternative(html, subtype="html")

@@ -12,6 +12,10 @@ TABLES = {
     "timeline": "select * from projections.timeline order by email_id, event_id",
     "evidence": "select * from projections.evidence order by tenant, address_hash, brand, email_id, reason",
     "mails": "select * from projections.mails order by mail_id",
+    "statistics": "select * from projections.statistics order by tenant, by_event, slot, group_id, provider, partition",
+    "statistics_groups": "select * from projections.statistics_groups order by group_id",
+    "statistics_campaigns": "select * from projections.statistics_campaigns c order by c::text",
+    "statistics_coverage": "select * from projections.statistics_coverage",
     "next_offsets": "select * from projections.next_offsets order by partition",
     "identities": "select * from intake.identities order by email_id",
     "jobs": "select queue, stream, seq, name, lane, state, payload from jobs.jobs order by queue, stream, seq",
@@ -30,6 +34,7 @@ async def empty(connection: psycopg.AsyncConnection[Any]) -> None:
     """Empty all tables, as before anything was projected."""
     await connection.execute(
         "truncate projections.history, projections.versions, projections.timeline, projections.evidence,"
+        " projections.statistics, projections.statistics_groups, projections.statistics_campaigns,"
         " projections.requests, projections.superseded_facts, projections.mails,"
         " projections.next_offsets, intake.identities, jobs.jobs"
     )

@@ -75,11 +75,20 @@ PROOFS: Final = (
 )
 
 
+LOOK_HINT: Final = (
+    "\nTo look at these emails in a browser: `mailfold demo --stay`. To send your own: `make up`, then open the "
+    "console at http://127.0.0.1:8025/console."
+)
+
+
 class DemoRun:
     """One run of the demo in ``folder``."""
 
-    def __init__(self, console: Console, folder: Path, withhold: str, arrival_timeout_s: float) -> None:
+    def __init__(
+        self, console: Console, folder: Path, withhold: str, arrival_timeout_s: float, *, stays: bool = False
+    ) -> None:
         self.console = console
+        self._stays = stays
         self._arrival_timeout_s = arrival_timeout_s
         self.display = DemoDisplay(console)
         self.keys = {path: secrets.token_urlsafe(24) for path in scenario.BRAND_PATHS.values()}
@@ -114,8 +123,21 @@ class DemoRun:
             self._print_step(4)
             await self._trace(ready)
             changes = await read_changes(ready)
-        self._print_step(5)
-        return self._judge(word_orders(changes))
+            self._print_step(5)
+            is_right = self._judge(word_orders(changes))
+            if self._stays:
+                await self._stay(ready)
+        if not self._stays:
+            self.console.print(Text(LOOK_HINT, "dim"), soft_wrap=True)
+        return is_right
+
+    async def _stay(self, ready: Settings) -> None:
+        """Say where the console is, and wait until Ctrl-C."""
+        self.console.print(f"\nConsole  [bold]http://{ready.host}:{ready.port}/console[/]", soft_wrap=True)
+        self.console.print(f"API key  [bold green]{self.api_key}[/]   sign in with it", soft_wrap=True)
+        self.console.print("\nCtrl-C stops everything and removes the data.")
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
 
     def _print_step(self, number: int) -> None:
         self.display.print_step(number, len(STEPS), *STEPS[number - 1])
@@ -203,13 +225,17 @@ class DemoRun:
         return not self.faults
 
 
-def run(console: Console, withhold: str = "", arrival_timeout_s: float = ARRIVAL_TIMEOUT_S) -> int:
+def run(
+    console: Console, withhold: str = "", arrival_timeout_s: float = ARRIVAL_TIMEOUT_S, *, stays: bool = False
+) -> int:
     """Run the demo and return the exit code; after a failure its folder is kept and named."""
     folder = Path(tempfile.mkdtemp(prefix="mailfold-demo-"))
     narrow_folder(folder)  # a umask that takes the owner's rights away would close it to the demo, too
     keep_folder = True
     try:
-        keep_folder = not asyncio.run(_until_signal(DemoRun(console, folder, withhold, arrival_timeout_s).run))
+        keep_folder = not asyncio.run(
+            _until_signal(DemoRun(console, folder, withhold, arrival_timeout_s, stays=stays).run)
+        )
     except (KeyboardInterrupt, asyncio.CancelledError):
         keep_folder = False
         console.print("stopped")

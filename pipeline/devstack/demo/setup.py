@@ -34,6 +34,8 @@ def demo_settings(folder: Path) -> Settings:
         host="127.0.0.1",
         port=gateway,
         public_url=f"http://127.0.0.1:{gateway}",
+        console=True,
+        console_port=0,
         sandbox_host="127.0.0.1",
         sandbox_smtp_port=smtp,
         sandbox_http_port=http,

@@ -12,6 +12,7 @@ from pipeline.devstack.sandbox import pages
 from pipeline.devstack.sandbox.event_plan import EVENT_FIELDS
 from pipeline.devstack.sandbox.mailbox import SandboxMessage, decoded_text
 from pipeline.devstack.sandbox.provider import SandboxProvider
+from pipeline.runtime.web.mail_frame import MAIL_CSP
 
 PROVIDER_KEY: Final = web.AppKey("provider", SandboxProvider)
 HINTS_KEY: Final = web.AppKey("hints", pages.InboxHints)
@@ -173,7 +174,7 @@ async def inbox_message(request: web.Request) -> web.Response:
 
 async def inbox_message_html(request: web.Request) -> web.Response:
     """Return a message's own HTML, for the frame in its page."""
-    return _page(pages.mail_document(_requested_message(request)), pages.MAIL_CSP)
+    return _page(pages.mail_document(_requested_message(request)), MAIL_CSP)
 
 
 def as_json(message: SandboxMessage) -> dict[str, Any]:

@@ -5,7 +5,6 @@ a message: that is a document of its own in a frame that neither loads nor runs 
 """
 
 import datetime
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -15,12 +14,12 @@ from markupsafe import Markup
 
 from pipeline.devstack.sandbox import page_templates as templates
 from pipeline.devstack.sandbox.mailbox import SandboxMessage, decoded_text
+from pipeline.runtime.web import mail_frame
 from pipeline.runtime.web.markup import fill, fill_each, printable
 from pipeline.runtime.web.style import STYLE, STYLE_CSP_SOURCE
 
 MAX_TEXT_CHARS: Final = 200_000
 """Characters shown of one text part or of the source; the raw message has the rest."""
-MAX_HTML_CHARS: Final = 2_000_000
 MAX_VALUE_CHARS: Final = 2_000
 """Characters shown of one header."""
 MAX_HEADERS: Final = 300
@@ -32,12 +31,6 @@ PAGE_CSP: Final = (
     f"default-src 'none'; style-src {STYLE_CSP_SOURCE}; frame-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-MAIL_CSP: Final = (
-    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-)
-"""For a message's HTML, in the frame or alone: its styles and embedded images, but no script, request or form."""
-
 STATES: Final[Mapping[str, tuple[str, str]]] = {
     "spamreport": ("spam report", "bad"),
     "unsubscribe": ("unsubscribed", "warn"),
@@ -49,9 +42,6 @@ STATES: Final[Mapping[str, tuple[str, str]]] = {
     "deferred": ("deferred", "warn"),
 }
 """A message's state and its colour by event, the event that decides first."""
-
-# Chromium opens a connection to the host that such an element names, even where the policy forbids the request.
-_CONNECTING_TAG: Final = re.compile("<(?=link|i?frame|object|embed|portal|fencedframe)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -113,8 +103,8 @@ def message(shown: SandboxMessage, host: str, neighbours: Sequence[tuple[str, st
 
 
 def mail_document(shown: SandboxMessage) -> str:
-    """Return the HTML that the sender wrote, to be served with :data:`MAIL_CSP`."""
-    return "<!doctype html><meta charset=utf-8>" + _CONNECTING_TAG.sub("<x-", shown.html()[:MAX_HTML_CHARS])
+    """Return the HTML that the sender wrote, to be served with :data:`mail_frame.MAIL_CSP`."""
+    return mail_frame.mail_document(shown.html())
 
 
 def state(shown: SandboxMessage) -> tuple[str, str]:

@@ -1,9 +1,10 @@
 """Match `uncorrelated-events` with `provider-acks` and append the events, with their email, to `delivery-events`.
 
-Run by `mailfold dispatch`. An event that does not name an email of ours is found by the message id that its provider
-uses; the ack of the send tells which email has that id. Whichever arrives first is parked in Postgres until the other
-arrives. One dispatcher at a time reads both topics. A parked row is deleted only after its event is on the log, so a
-crash in between repeats the event, which has no effect.
+Run by `mailfold dispatch`. An event that does not prove its email is correlated by the message id that its provider
+uses; the ack of the send tells which email has that id. An event that only claims an email counts if an ack tells that
+its provider got this email. Whichever arrives first is parked in Postgres until the other arrives. One dispatcher at a
+time reads both topics. A parked row is deleted only after its event is on the log, so a crash in between repeats the
+event, which has no effect.
 
 The account of a provider may also carry other senders' mail. Its events are parked like any other, and become dead
 letters with that reason after ``parked_days``.
@@ -17,10 +18,11 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client import Histogram
 
+from pipeline.dispatch.correlation.claims import claim_key, proven_claims
 from pipeline.dispatch.correlation.parked import SQL
 from pipeline.dispatch.correlation.parse import (
     CorrelationBatch,
-    MessageKey,
+    EventPosition,
     UncorrelatedEvent,
     parse_records,
     with_email_id,
@@ -48,9 +50,12 @@ logger = get_logger(__name__)
 MAX_RECORDS_PER_POLL: Final = 2000
 MAX_ROWS_PER_STATEMENT: Final = 1000
 """Rows that are correlated, given up or deleted in one statement."""
+CLAIMS_INTERVAL_MS: Final = 10_000
+"""Milliseconds between two looks at all parked claims: the ack that proves one may be projected later."""
 GATHER_S: Final = 0.05
 """Seconds between two transactions, in which more records come: one of many costs hardly more than one of a few."""
 CLEANUP_INTERVAL_MS: Final = 60_000
+_BEFORE_ALL_CLAIMS: Final = (-1, -1)
 LOCK_NAME: Final = "mailfold.correlation"
 
 
@@ -73,6 +78,8 @@ class Correlator:
         self._unread_ack_ends: dict[TopicPartition, int] = {}
         """End offsets of the acks at the start, until they are reached: no event is given up before."""
         self._cleaned_up_at = 0
+        self._claims_checked_at = 0
+        self._claims_after = _BEFORE_ALL_CLAIMS
 
     async def run(self) -> None:
         """Read until cancelled. Raises LeaseLost if another reader moved the offsets."""
@@ -87,6 +94,7 @@ class Correlator:
                 if batches:
                     await self._process(batches)
                     await asyncio.sleep(GATHER_S)
+                await self._check_claims()
                 if await self._has_read_acks(reader):
                     await self._clean_up()
         finally:
@@ -173,25 +181,53 @@ class Correlator:
         """
         if not events:
             return []
-        async with self._rt.pool.connection() as connection:
-            rows = await (await connection.execute(SQL["known"], key_columns(each.key for each in events))).fetchall()
-        email_ids = {(provider, message_id): EmailId(email_id) for message_id, provider, email_id in rows}
-        known = [each for each in events if each.key in email_ids]
-        traced = [each for each in known if (each.partition, each.place) in contexts]
-        await self._append_events([each for each in known if (each.partition, each.place) not in contexts], email_ids)
-        causes = [contexts[each.partition, each.place] for each in traced]
-        attributes = batch_attributes(UNCORRELATED_EVENTS.name, {email_ids[each.key] for each in traced})
+        email_ids = await self._find_emails(events)
+        known = [each for each in events if each.position in email_ids]
+        traced = [each for each in known if each.position in contexts]
+        await self._append_events([each for each in known if each.position not in contexts], email_ids)
+        causes = [contexts[each.position] for each in traced]
+        attributes = batch_attributes(UNCORRELATED_EVENTS.name, {email_ids[each.position] for each in traced})
         with self._rt.tracer.span("correlate", "consumer", causes, attributes):
             await self._append_events(traced, email_ids)
-        return [each for each in events if each.key not in email_ids]
+        return [each for each in events if each.position not in email_ids]
+
+    async def _find_emails(self, events: Sequence[UncorrelatedEvent]) -> dict[EventPosition, EmailId]:
+        """Return the emails that the acks' message ids tell, or that the events claim and the acks prove."""
+        async with self._rt.pool.connection() as connection:
+            rows = await (await connection.execute(SQL["known"], key_columns(each.key for each in events))).fetchall()
+            email_ids = {(provider, message_id): EmailId(email_id) for message_id, provider, email_id in rows}
+            by_id = {each.position: email_ids[each.key] for each in events if each.key in email_ids}
+            claiming = [each for each in events if each.position not in by_id and each.event.claimed_email_id]
+            proven = await proven_claims(connection, [each.event for each in claiming])
+        return by_id | {
+            each.position: each.event.claimed_email_id for each in claiming if claim_key(each.event) in proven
+        }
 
     async def _append_events(
-        self, events: Sequence[UncorrelatedEvent], email_ids: Mapping[MessageKey, EmailId]
+        self, events: Sequence[UncorrelatedEvent], email_ids: Mapping[EventPosition, EmailId]
     ) -> None:
-        found = [with_email_id(each.event, email_ids[each.key]) for each in events]
+        found = [with_email_id(each.event, email_ids[each.position]) for each in events]
         await append_until_confirmed(
             self._rt.log, [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in found]
         )
+
+    async def _check_claims(self) -> None:
+        """Look at one page of the parked claims, and append the events of those that are proven by now."""
+        now = self._rt.clock()
+        if now - self._claims_checked_at < CLAIMS_INTERVAL_MS:
+            return
+        partition, place = self._claims_after
+        rows = await self._rows("claims", partition=partition, place=place, limit=MAX_ROWS_PER_STATEMENT)
+        events = [(row, decode(UNCORRELATED_EVENTS, row[2])) for row in rows]
+        async with self._rt.pool.connection() as connection:
+            proven = await proven_claims(connection, [event for _, event in events])
+        if matched := [row for row, event in events if claim_key(event) in proven]:
+            await self._update("accept_claims", matched)
+            await self._append_matched()
+        if len(rows) < MAX_ROWS_PER_STATEMENT:
+            self._claims_after, self._claims_checked_at = _BEFORE_ALL_CLAIMS, now
+        else:
+            self._claims_after = rows[-1][0], rows[-1][1]
 
     async def _append_matched(self) -> None:
         """Append parked events whose email is known now, and unpark them once Kafka has confirmed them."""
@@ -200,7 +236,7 @@ class Correlator:
             entries = [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in events]
             await append_until_confirmed(self._rt.log, entries)
             crash_point("correlate.before-unpark")
-            await self._remove("unpark", rows)
+            await self._update("unpark", rows)
 
     async def _clean_up(self) -> None:
         """Turn events parked for too long into dead letters and delete old ids; once per CLEANUP_INTERVAL_MS."""
@@ -209,8 +245,8 @@ class Correlator:
             return
         before = now - int(self._rt.settings.parked_days * DAY_MS)
         while rows := await self._rows("expired", before=before, limit=MAX_ROWS_PER_STATEMENT):
-            await append_until_confirmed(self._rt.log, [self._give_up_entry(*row) for row in rows])
-            await self._remove("give_up", rows)
+            await append_until_confirmed(self._rt.log, [self._give_up_entry(row) for row in rows])
+            await self._update("give_up", rows)
             logger.info("events matched no email, sent to the dead letters", events=len(rows))
         async with self._rt.pool.connection() as connection:
             values = {"before": self._oldest_kept_id(), "limit": 10 * MAX_ROWS_PER_STATEMENT}
@@ -218,11 +254,16 @@ class Correlator:
         # If there may be more to delete, the next round follows at once.
         self._cleaned_up_at = now if deleted < 10 * MAX_ROWS_PER_STATEMENT else 0
 
-    def _give_up_entry(self, partition: int, offset: int, message_id: str, event: bytes) -> LogEntry:
+    def _give_up_entry(self, row: tuple[Any, ...]) -> LogEntry:
+        partition, offset, message_id, provider, claimed, event = row
         source = LogPosition(topic=UNCORRELATED_EVENTS.name, partition=partition, offset=offset)
-        error = f"no email of ours in {self._rt.settings.parked_days:g} days"
-        key, value = message_id.encode(), bytes(event)
-        letter = dead_letter(source, self._rt.clock(), "uncorrelated", error, role="dispatch", key=key, value=value)
+        waited = f"{self._rt.settings.parked_days:g} days"
+        reason, error = "uncorrelated", f"no email of ours in {waited}"
+        if claimed is not None:
+            reason = "unproven"
+            error = f"names email {claimed} without our tag, and no ack in {waited} tells that {provider} got it"
+        key, value = (message_id or claimed or "").encode(), bytes(event)
+        letter = dead_letter(source, self._rt.clock(), reason, error, role="dispatch", key=key, value=value)
         return LogEntry(DEAD_LETTERS, None, letter)
 
     def _oldest_kept_id(self) -> Millis:
@@ -232,7 +273,7 @@ class Correlator:
         async with self._rt.pool.connection() as connection:
             return await (await connection.execute(SQL[query], values)).fetchall()
 
-    async def _remove(self, query: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    async def _update(self, query: str, rows: Sequence[tuple[Any, ...]]) -> None:
         values = {"partitions": [row[0] for row in rows], "places": [row[1] for row in rows]}
         async with self._rt.pool.connection() as connection:
             await connection.execute(SQL[query], values)

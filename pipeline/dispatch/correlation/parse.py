@@ -22,6 +22,10 @@ MessageKey = tuple[str, str]
 """The name of the provider in our tables, and its message id, normalized by ``match_key``."""
 
 
+EventPosition = tuple[int, int]
+"""Partition and offset on `uncorrelated-events`."""
+
+
 class UncorrelatedEvent(msgspec.Struct, frozen=True):
     """An event that names no email of ours, and where it was read."""
 
@@ -32,6 +36,11 @@ class UncorrelatedEvent(msgspec.Struct, frozen=True):
     since: Millis
     """Time of the append to that topic; a replayed dead letter is appended anew, so it waits the full time again."""
     event: DeliveryEvent
+
+    @property
+    def position(self) -> EventPosition:
+        """Return where it was read."""
+        return self.partition, self.place
 
 
 class CorrelationBatch(msgspec.Struct):
@@ -73,15 +82,15 @@ def _add_ack(batch: CorrelationBatch, ack: Ack) -> None:
 
 
 def _uncorrelated(event: DeliveryEvent, record: Any) -> UncorrelatedEvent:
-    """Return the event to park. Raise ValueError if it has no message id or already has an email."""
+    """Return the event to park. Raise ValueError if it has neither message id nor claim, or already has an email."""
     message_id = match_key(event.provider_message_id)
-    if not message_id or event.email_id:
-        raise ValueError("an uncorrelated event needs a provider message id and must not have an email id")
+    if not (message_id or is_storable_id(event.claimed_email_id)) or event.email_id:
+        raise ValueError("an uncorrelated event needs a message id or a claimed email, and must not have an email id")
     return UncorrelatedEvent(
         (storable_text(event.provider), message_id), record.partition, record.offset, record.timestamp, event
     )
 
 
 def with_email_id(event: DeliveryEvent, email_id: EmailId) -> DeliveryEvent:
-    """Return the event with its email id set."""
-    return msgspec.structs.replace(event, email_id=email_id)
+    """Return the event with its email id set and its claim, which is now decided, removed."""
+    return msgspec.structs.replace(event, email_id=email_id, claimed_email_id=EmailId(""))

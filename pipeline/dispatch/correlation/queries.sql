@@ -22,11 +22,28 @@ join correlation.provider_ids id using (message_id, provider)
 where id.email_id is not null
 
 -- name: park
-insert into correlation.parked (partition, place, message_id, provider, parked_at, event)
+insert into correlation.parked (partition, place, message_id, provider, parked_at, event, claimed)
 select * from unnest(
     %(partitions)b::integer[], %(places)b::bigint[], %(message_ids)b::text[], %(providers)b::text[],
-    %(since)b::bigint[], %(events)b::bytea[])
+    %(since)b::bigint[], %(events)b::bytea[], %(claimed)b::uuid[])
 on conflict do nothing
+
+-- name: evidence_of_claims
+-- What tells that a provider got these emails, and the events with these ids that have counted.
+select fact from projections.timeline
+where email_id = any(%(email_ids)b::uuid[])
+    and (kind in ('acked', 'deferred') or event_id = any(%(event_ids)b::text[]))
+
+-- name: claims
+-- A page of the parked events that name an email without proof.
+select partition, place, event from correlation.parked
+where claimed is not null and email_id is null and (partition, place) > (%(partition)s, %(place)s)
+order by partition, place limit %(limit)s
+
+-- name: accept_claims
+update correlation.parked p set email_id = p.claimed
+from unnest(%(partitions)b::integer[], %(places)b::bigint[]) as proven (partition, place)
+where p.partition = proven.partition and p.place = proven.place and p.email_id is null
 
 -- name: match
 -- Set the email of parked events whose id is known by now; either side may have arrived first.
@@ -44,7 +61,7 @@ where email_id is not null order by partition, place limit %(limit)s
 select exists (select from correlation.parked where email_id is not null)
 
 -- name: expired
-select partition, place, message_id, event from correlation.parked
+select partition, place, message_id, provider, claimed::text, event from correlation.parked
 where email_id is null and parked_at < %(before)s order by parked_at limit %(limit)s
 
 -- name: unpark
@@ -68,7 +85,7 @@ select count(*), min(parked_at) from (select parked_at from correlation.parked o
 
 -- name: parked_as
 select provider, message_id, parked_at, partition, place, event from correlation.parked
-where message_id = %(message_id)s order by parked_at limit %(limit)s
+where message_id = %(message_id)s or claimed = %(claimed)s::uuid order by parked_at limit %(limit)s
 
 -- name: next_offsets
 select topic, partition, next_offset from correlation.next_offsets

@@ -7,6 +7,7 @@ import psycopg
 
 from pipeline.dispatch.correlation.parked import SQL
 from pipeline.dispatch.correlation.parse import CorrelationBatch, MessageKey, UncorrelatedEvent
+from projections.columns import is_storable_id
 from topics.codec import encode
 from topics.registry import UNCORRELATED_EVENTS
 
@@ -30,6 +31,7 @@ async def write_and_match(
             "places": [each.place for each in events],
             "since": [each.since for each in events],
             "events": [encode(UNCORRELATED_EVENTS, each.event) for each in events],
+            "claimed": [claimed if is_storable_id(claimed := each.event.claimed_email_id) else None for each in events],
         }
         await connection.execute(SQL["park"], key_columns(each.key for each in events) | values)
     touched = {key for key, _ in batch.ids} | {each.key for each in events}

@@ -20,8 +20,7 @@ from pipeline.dispatch.transports.api_base import (
     send_result,
 )
 from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
-from pipeline.dispatch.transports.message_parts import check_size
-from pipeline.webhooks.base import EMAIL_ID_KEY
+from pipeline.dispatch.transports.message_parts import check_size, echo
 from topics.record import Millis
 
 SUPPORTS_SMTPUTF8: bool = True
@@ -60,7 +59,7 @@ def message_request(provider: Provider, mail: OutgoingEmail, _now: Millis) -> Ap
         ("to", mail.envelope.recipient),
         # Our own tracking links are in the message already; Mailgun's would rewrite them.
         ("o:tracking", "no"),
-        (f"v:{EMAIL_ID_KEY}", mail.message.request.email_id),
+        *((f"v:{name}", value) for name, value in echo(mail.message).items()),
     )
     boundary = f"mailfold-{mail.message.request.email_id}"
     headers = {**_auth_headers(provider), "Content-Type": f"multipart/form-data; boundary={boundary}"}

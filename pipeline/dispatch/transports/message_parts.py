@@ -11,6 +11,7 @@ from typing import Any, Final
 from pipeline.content import mime
 from pipeline.content.message import OutgoingMessage
 from pipeline.errors import Refused
+from pipeline.webhooks.base import EMAIL_ID_KEY, EMAIL_TAG_KEY
 from topics.requests import Mailbox
 
 _QUOTED: Final = re.compile(r'(["\\])')
@@ -31,6 +32,11 @@ def headers(message: OutgoingMessage) -> dict[str, str]:
     for name, value in (("Message-ID", message.message_id), *message.extra_headers, *custom):
         by_name.setdefault(name.lower(), (name, mime.encode_one_line(name, value)))
     return dict(by_name.values())
+
+
+def echo(message: OutgoingMessage) -> dict[str, str]:
+    """Return the metadata that the provider repeats in its events: the email's id and its tag."""
+    return {EMAIL_ID_KEY: message.request.email_id, EMAIL_TAG_KEY: message.echo_tag}
 
 
 def subject(message: OutgoingMessage) -> str:

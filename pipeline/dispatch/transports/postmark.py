@@ -19,7 +19,6 @@ from pipeline.dispatch.transports.api_base import (
     send_result,
 )
 from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
-from pipeline.webhooks.base import EMAIL_ID_KEY
 from topics.record import Millis
 
 SUPPORTS_SMTPUTF8: bool = False
@@ -122,7 +121,7 @@ def _payload(provider: Provider, mail: OutgoingEmail) -> dict[str, Any]:
         "To": message_parts.format_mailbox(message.recipient),
         "Subject": message_parts.subject(message),
         "Headers": [{"Name": n, "Value": v} for n, v in message_parts.headers(message).items()] + [_KEEP_MESSAGE_ID],
-        "Metadata": {EMAIL_ID_KEY: message.request.email_id},
+        "Metadata": message_parts.echo(message),
         "MessageStream": option(provider, "message_stream") or _DEFAULT_STREAM,
         # Our own tracking links are in the message already; Postmark's would rewrite them.
         "TrackOpens": False,

@@ -21,7 +21,6 @@ from pipeline.dispatch.transports.api_base import (
     send_result,
 )
 from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
-from pipeline.webhooks.base import EMAIL_ID_KEY
 from topics.record import Millis
 
 SUPPORTS_SMTPUTF8: bool = False
@@ -141,7 +140,7 @@ def _payload(mail: OutgoingEmail) -> dict[str, Any]:
         "to": [message_parts.format_mailbox(message.recipient)],
         "subject": message_parts.subject(message),
         "headers": message_parts.headers(message),
-        "tags": [{"name": EMAIL_ID_KEY, "value": message.request.email_id}],
+        "tags": [{"name": name, "value": value} for name, value in message_parts.echo(message).items()],
     }
     payload |= {names[kind]: body for kind, body in message_parts.bodies(message, amp=False)}
     if reply_to := message_parts.reply_to(message):

@@ -21,7 +21,6 @@ from pipeline.dispatch.transports.api_base import (
 )
 from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
 from pipeline.errors import Refused
-from pipeline.webhooks.base import EMAIL_ID_KEY
 from topics.record import Millis
 from topics.requests import Mailbox
 
@@ -70,7 +69,7 @@ def message_request(provider: Provider, mail: OutgoingEmail, _now: Millis) -> Ap
                 # Only the recipient: SendGrid sends to every address named here, and each recipient has an email of
                 # their own.
                 "to": [_mailbox(message.recipient, quoted=True)],
-                "custom_args": {EMAIL_ID_KEY: message.request.email_id},
+                "custom_args": message_parts.echo(message),
             }
         ],
         "from": _mailbox(message.sender),

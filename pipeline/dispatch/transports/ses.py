@@ -21,9 +21,8 @@ from pipeline.dispatch.transports.api_base import (
     send_result,
 )
 from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
-from pipeline.dispatch.transports.message_parts import check_size
+from pipeline.dispatch.transports.message_parts import check_size, echo
 from pipeline.dispatch.transports.sigv4 import AwsCredential, signed_request
-from pipeline.webhooks.base import EMAIL_ID_KEY
 from topics.record import Millis
 
 SUPPORTS_SMTPUTF8: bool = False
@@ -72,7 +71,7 @@ def message_request(provider: Provider, mail: OutgoingEmail, now: Millis) -> Api
         "Content": {"Raw": {"Data": base64.b64encode(mail.mime_bytes).decode()}},
         # Only the recipient: the message's own headers may name other addresses too.
         "Destination": {"ToAddresses": [mail.envelope.recipient]},
-        "EmailTags": [{"Name": EMAIL_ID_KEY, "Value": mail.message.request.email_id}],
+        "EmailTags": [{"Name": name, "Value": value} for name, value in echo(mail.message).items()],
     }
     if name := option(provider, "configuration_set"):
         payload["ConfigurationSetName"] = name

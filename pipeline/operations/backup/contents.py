@@ -57,8 +57,12 @@ OWNED_TABLES: Final = (
 REBUILT_TABLES: Final = (
     *("projections.history", "projections.versions", "projections.timeline", "projections.evidence"),
     *("projections.requests", "projections.superseded_facts"),
+    *("projections.statistics", "projections.statistics_groups", "projections.statistics_campaigns"),
+    "projections.statistics_coverage",
     *("projections.mails", "projections.next_offsets", "jobs.next_offsets", "correlation.provider_ids"),
     *("correlation.parked", "correlation.next_offsets", "suppressions.next_offsets", "templates.next_offsets"),
+    # Whoever is signed in to the console signs in again.
+    "admin.console_sessions",
     "public.schema_migrations",
 )
 """The tables that are not saved."""

@@ -5,7 +5,9 @@ where email_id = any(%(email_ids)b::uuid[])
     and (event_id = any(%(event_ids)b::text[]) or recorded_at = any(%(received)b::bigint[]))
 
 -- name: waiting
--- Parked events of these messages.
+-- Parked events of these messages, and those that claim these emails.
 select p.event
 from unnest(%(message_ids)b::text[], %(providers)b::text[]) as asked (message_id, provider)
 join correlation.parked p using (message_id, provider)
+union all
+select event from correlation.parked where claimed = any(%(claimed)b::uuid[])

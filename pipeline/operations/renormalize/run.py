@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from pipeline.dispatch.correlation.claims import ClaimKey, claim_key, proven_claims
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
 from pipeline.dispatch.correlation.parse import with_email_id
 from pipeline.operations.renormalize.diff import (
@@ -171,11 +172,11 @@ class Renormalizer:
 
     async def _process(self, webhooks: Sequence[ParsedWebhook]) -> None:
         """Compare the events of these webhooks with the timeline, and append what is new or changed."""
-        emails, parked = await self._find_emails([event for webhook in webhooks for event in webhook.events])
+        emails, claims, parked = await self._find_emails([event for webhook in webhooks for event in webhook.events])
         entries: list[LogEntry] = []
         correlated: list[ParsedWebhook] = []
         for webhook in webhooks:
-            events = [_correlate(event, emails) for event in webhook.events]
+            events = [_correlate(event, emails, claims) for event in webhook.events]
             entries += self._uncorrelated_entries([event for event in events if event.email_id == UNCORRELATED], parked)
             correlated.append(
                 ParsedWebhook(webhook.received_at, [event for event in events if is_storable_id(event.email_id)])
@@ -219,7 +220,7 @@ class Renormalizer:
                 continue
             self._appended.add(key)
             self._count(DiffKind.NEW)
-            yield LogEntry(UNCORRELATED_EVENTS, match_key(event.provider_message_id), event)
+            yield LogEntry(UNCORRELATED_EVENTS, match_key(event.provider_message_id) or event.claimed_email_id, event)
 
     def _count(self, kind: DiffKind) -> None:
         match kind:
@@ -232,17 +233,23 @@ class Renormalizer:
             case DiffKind.CHANGED:
                 self.summary.changed += 1
 
-    async def _find_emails(self, events: Sequence[DeliveryEvent]) -> tuple[EmailsByMessageId, set[tuple[str, str]]]:
-        """Return the emails of events that name none, and the provider and event id of those that are parked."""
-        keys = {match_key(event.provider_message_id) for event in events if event.email_id == UNCORRELATED}
-        if not keys:
-            return {}, set()
+    async def _find_emails(
+        self, events: Sequence[DeliveryEvent]
+    ) -> tuple[EmailsByMessageId, set[ClaimKey], set[tuple[str, str]]]:
+        """Return the emails of events that prove none, the proven claims, and the provider and id of parked events."""
+        unproven = [event for event in events if event.email_id == UNCORRELATED]
+        if not unproven:
+            return {}, set(), set()
+        keys = {match_key(event.provider_message_id) for event in unproven} - {""}
         values = {"message_ids": list(keys), "providers": [self._range.provider] * len(keys)}
+        claimed = {"claimed": [each.claimed_email_id for each in unproven if is_storable_id(each.claimed_email_id)]}
         async with self._rt.pool.connection() as connection:
             email_rows = await (await connection.execute(CORRELATION["known"], values)).fetchall()
-            parked_rows = await (await connection.execute(SQL["waiting"], values)).fetchall()
+            parked_rows = await (await connection.execute(SQL["waiting"], values | claimed)).fetchall()
+            claims = await proven_claims(connection, unproven)
         parked = [decode(UNCORRELATED_EVENTS, event) for (event,) in parked_rows]
-        return {row[0]: EmailId(row[2]) for row in email_rows}, {(event.provider, event.event_id) for event in parked}
+        emails = {row[0]: EmailId(row[2]) for row in email_rows}
+        return emails, claims, {(event.provider, event.event_id) for event in parked}
 
     async def _read_timeline(self, webhooks: Sequence[ParsedWebhook]) -> dict[EventKey, Fact]:
         """Return the stored facts with which the events of these webhooks are compared."""
@@ -259,11 +266,13 @@ class Renormalizer:
         return {(EmailId(email_id), event_id): decode_fact(fact) for email_id, event_id, fact in rows}
 
 
-def _correlate(event: DeliveryEvent, emails: EmailsByMessageId) -> DeliveryEvent:
-    """Return the event with its email_id, if the email is known."""
+def _correlate(event: DeliveryEvent, emails: EmailsByMessageId, claims: Collection[ClaimKey]) -> DeliveryEvent:
+    """Return the event with its email_id, if the email is known or the event's claim is proven."""
     if event.email_id != UNCORRELATED:
         return event
-    return with_email_id(event, emails.get(match_key(event.provider_message_id), UNCORRELATED))
+    claimed = event.claimed_email_id if claim_key(event) in claims else UNCORRELATED
+    email_id = emails.get(match_key(event.provider_message_id), claimed)
+    return event if email_id == UNCORRELATED else with_email_id(event, email_id)
 
 
 async def _check_versions(records: Sequence[Any]) -> Sequence[Any]:

@@ -10,13 +10,13 @@ from typing import Final
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import UNCORRELATED, EventContext, WebhookRequest
+from pipeline.webhooks.base import EventContext, NamedEmail, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import EventFields, embedded_email_id, split_events
+from pipeline.webhooks.fields import EventFields, embedded_echo, split_events
 from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
-from topics.record import EmailId, Millis
+from topics.record import Millis
 
 HORIZON_S: Final = 24 * 60 * 60
 """Longer than Brevo documents. It has no effect: Brevo signs no time."""
@@ -80,8 +80,10 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     kind, text = KINDS.get(name, EventKind.UNKNOWN), fields.text("reason").strip()
     reported_class, code, enhanced = CLASSES.get(name), status_codes.reply_code(text), status_codes.enhanced_code(text)
     redact = redactor([fields.text("email")])
+    named = _named_email(fields, context)
     return DeliveryEvent(
-        email_id=_email_id(fields, context),
+        email_id=named.proven,
+        claimed_email_id=named.claimed,
         event_id=ids.event_id("brevo", context.provider, *(fields.text(part) for part in _IDENTITY_FIELDS)),
         kind=kind,
         occurred_at=timestamps.event_time(_occurred_at, _time(fields), kind, context.received_at),
@@ -109,10 +111,9 @@ def _name(fields: EventFields) -> str:
     return name
 
 
-def _email_id(fields: EventFields, context: EventContext) -> EmailId:
+def _named_email(fields: EventFields, context: EventContext) -> NamedEmail:
     tags = (fields.text("tag"), *(tag.decode() for tag in fields.items("tags")))
-    embedded = embedded_email_id(fields.text("X-Mailin-custom"), *tags)
-    return embedded or context.token_readers.message_id(fields.text("message-id")) or UNCORRELATED
+    return context.named_email(embedded_echo(fields.text("X-Mailin-custom"), *tags), fields.text("message-id"))
 
 
 def _time(fields: EventFields) -> str:

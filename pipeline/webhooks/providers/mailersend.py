@@ -8,13 +8,12 @@ from typing import Final
 
 from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import UNCORRELATED, EventContext, WebhookRequest
+from pipeline.webhooks.base import EmailEcho, EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import EventFields, embedded_email_id, split_object
+from pipeline.webhooks.fields import EventFields, embedded_echo, split_object
 from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
-from topics.record import EmailId
 
 SIGNATURE_HEADER: Final = "Signature"
 HORIZON_S: Final = 3 * 24 * 60 * 60
@@ -85,8 +84,10 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     reported_class, code, enhanced = CLASSES.get(name), status_codes.reply_code(text), status_codes.enhanced_code(text)
     recipient = data.text("email", "recipient", "email") or data.text("email")
     redact = redactor([recipient])
+    named = context.named_email(_echo(data))
     return DeliveryEvent(
-        email_id=_email_id(data),
+        email_id=named.proven,
+        claimed_email_id=named.claimed,
         event_id=_event_id(name, data, context, fields.text("created_at")),
         kind=kind,
         # In version 1 the outer time is that of the request, which changes with each repeat.
@@ -115,9 +116,9 @@ def _name(fields: EventFields) -> str:
     return name
 
 
-def _email_id(data: EventFields) -> EmailId:
+def _echo(data: EventFields) -> EmailEcho:
     tags = data.items("email", "tags") or data.items("tags")
-    return embedded_email_id(*(tag.decode() for tag in tags)) or UNCORRELATED
+    return embedded_echo(*(tag.decode() for tag in tags))
 
 
 def _event_id(name: str, data: EventFields, context: EventContext, created_at: str) -> str:

@@ -10,13 +10,12 @@ from typing import Final
 
 from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
+from pipeline.webhooks.base import EventContext, NamedEmail, WebhookRequest
 from pipeline.webhooks.bounces import classify
 from pipeline.webhooks.fields import EventFields
 from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
-from topics.record import EmailId
 
 HORIZON_S: Final = 9 * 60 * 60  # it retries "during 8 hours": the seven pauses that it lists are 8 h 5 min
 
@@ -91,8 +90,10 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     redact = redactor(
         [fields.text("recipient"), fields.text("envelope", "targets"), fields.text("message", "headers", "to")]
     )
+    named = _named_email(fields, context)
     return DeliveryEvent(
-        email_id=_email_id(fields, context),
+        email_id=named.proven,
+        claimed_email_id=named.claimed,
         event_id=_event_id(fields, context),
         kind=kind,
         occurred_at=timestamps.event_time(timestamps.from_seconds, fields.text("timestamp"), kind, context.received_at),
@@ -160,10 +161,9 @@ def _machine(bot: str) -> str:
     return MACHINES.get(bot, "bot") if bot else ""
 
 
-def _email_id(fields: EventFields, context: EventContext) -> EmailId:
-    embedded = fields.email_id("user-variables", EMAIL_ID_KEY)
+def _named_email(fields: EventFields, context: EventContext) -> NamedEmail:
     message_id = fields.text("message", "headers", "message-id").strip("<>")
-    return embedded or context.token_readers.message_id(f"<{message_id}>") or UNCORRELATED
+    return context.named_email(fields.echo("user-variables"), f"<{message_id}>")
 
 
 def _event_id(fields: EventFields, context: EventContext) -> str:

@@ -8,9 +8,9 @@ from typing import Final
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import UNCORRELATED, EventContext, WebhookRequest
+from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import EventFields, embedded_email_id, split_events
+from pipeline.webhooks.fields import EventFields, embedded_echo, split_events
 from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
@@ -75,8 +75,10 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     text = fields.text("comment") or fields.text("smtp_reply")
     code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(text)
     redact = redactor([fields.text("email")])
+    named = context.named_email(embedded_echo(fields.text("Payload"), fields.text("CustomID")))
     return DeliveryEvent(
-        email_id=embedded_email_id(fields.text("Payload"), fields.text("CustomID")) or UNCORRELATED,
+        email_id=named.proven,
+        claimed_email_id=named.claimed,
         event_id=ids.event_id("mailjet", context.provider, *(fields.text(part) for part in _IDENTITY_FIELDS)),
         kind=kind,
         occurred_at=timestamps.event_time(timestamps.from_seconds, fields.text("time"), kind, context.received_at),

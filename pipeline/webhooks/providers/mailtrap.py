@@ -8,7 +8,7 @@ from typing import Final
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
+from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
 from pipeline.webhooks.fields import EventFields
 from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
@@ -88,8 +88,10 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
         raise Unrecognised("an object without `event`")
     kind = KINDS.get(name, EventKind.UNKNOWN)
     redact = redactor([fields.text("email")])
+    named = context.named_email(fields.echo("custom_variables"))
     return DeliveryEvent(
-        email_id=fields.email_id("custom_variables", EMAIL_ID_KEY) or UNCORRELATED,
+        email_id=named.proven,
+        claimed_email_id=named.claimed,
         event_id=_event_id(fields, context),
         kind=kind,
         occurred_at=timestamps.event_time(timestamps.from_seconds, fields.text("timestamp"), kind, context.received_at),

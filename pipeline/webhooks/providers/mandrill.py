@@ -9,7 +9,7 @@ from typing import Final
 
 from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
+from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
 from pipeline.webhooks.fields import EventFields, split_array
 from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
@@ -99,8 +99,10 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     redact = redactor([recipient])
     message_id = "" if name == "inbound" else fields.text("_id") or message.text("_id")
     identity = (message_id, name, recipient, fields.text("ts"), fields.text("url"), fields.text("action"))
+    named = context.named_email(message.echo("metadata"))
     return DeliveryEvent(
-        email_id=message.email_id("metadata", EMAIL_ID_KEY) or UNCORRELATED,
+        email_id=named.proven,
+        claimed_email_id=named.claimed,
         event_id=ids.event_id("mandrill", context.provider, *identity),
         kind=kind,
         occurred_at=timestamps.event_time(timestamps.from_seconds, fields.text("ts"), kind, context.received_at),

@@ -12,14 +12,13 @@ from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 
 from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import UNCORRELATED, EventContext, WebhookRequest
+from pipeline.webhooks.base import EventContext, NamedEmail, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import EventFields, embedded_email_id, split_object
+from pipeline.webhooks.fields import EventFields, embedded_echo, split_object
 from pipeline.webhooks.keys import readable_keys, rsa_key
 from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
-from topics.record import EmailId
 
 SIGNATURE_HEADER: Final = "X-Postal-Signature-256"
 OLD_SIGNATURE_HEADER: Final = "X-Postal-Signature"
@@ -73,8 +72,10 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     code = status_codes.reply_code(output)
     kind = _kind(name, details, code) if is_outgoing else EventKind.UNKNOWN
     redact = redactor([message.text("to")])
+    named = _named_email(message, context) if is_outgoing else NamedEmail()
     return DeliveryEvent(
-        email_id=_email_id(message, context) if is_outgoing else UNCORRELATED,
+        email_id=named.proven,
+        claimed_email_id=named.claimed,
         event_id=_event_id(fields, context),
         kind=kind,
         occurred_at=timestamps.event_time(
@@ -120,10 +121,9 @@ def _bounce_class(name: str, output: str) -> BounceClass:
     return BounceClass.SOFT if name == "MessageBounced" else classify.classify_reply("", output).bounce_class
 
 
-def _email_id(message: EventFields, context: EventContext) -> EmailId:
-    """Return the email named by our Message-ID, which Postal does not change, or by the tag."""
-    by_message_id = context.token_readers.message_id(f"<{message.text('message_id')}>")
-    return by_message_id or embedded_email_id(message.text("tag")) or UNCORRELATED
+def _named_email(message: EventFields, context: EventContext) -> NamedEmail:
+    """Return the email named by the tag, or by our Message-ID, which Postal does not change."""
+    return context.named_email(embedded_echo(message.text("tag")), f"<{message.text('message_id')}>")
 
 
 def _event_id(fields: EventFields, context: EventContext) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
+from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
 from pipeline.webhooks.fields import EventFields, split_object
 from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
@@ -87,8 +87,10 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     text = fields.text("Details") or fields.text("Description")
     code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(text)
     redact = redactor([fields.text("Email"), fields.text("Recipient")])
+    named = context.named_email(fields.echo("Metadata"))
     return DeliveryEvent(
-        email_id=fields.email_id("Metadata", EMAIL_ID_KEY) or UNCORRELATED,
+        email_id=named.proven,
+        claimed_email_id=named.claimed,
         event_id=_event_id(name, event, fields, context),
         kind=kind,
         occurred_at=timestamps.event_time(timestamps.from_iso, _time(name, fields), kind, context.received_at),

@@ -8,14 +8,13 @@ from typing import Final
 
 from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
+from pipeline.webhooks.base import EMAIL_ID_KEY, EMAIL_TAG_KEY, NO_ECHO, EventContext, NamedEmail, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import EventFields, split_object
+from pipeline.webhooks.fields import EventFields, echo_of, split_object
 from pipeline.webhooks.keys import readable_keys, svix_secret
 from pipeline.webhooks.redaction import ADDRESS_PATTERN, redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
-from topics.record import EmailId
 
 HORIZON_S: Final = 28 * 60 * 60
 """The eighth and last attempt comes 27.6 hours after the first; each attempt is signed with its own time."""
@@ -83,8 +82,10 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     code, enhanced = status_codes.reply_code(*texts), status_codes.enhanced_code(*texts)
     reported_class = CLASSES.get(bounce_type, BounceClass.SOFT)
     redact = redactor(_recipients(data))
+    named = _named_email(data, context)
     return DeliveryEvent(
-        email_id=_email_id(data, context),
+        email_id=named.proven,
+        claimed_email_id=named.claimed,
         event_id=_event_id(fields, context),
         kind=kind,
         occurred_at=timestamps.event_time(timestamps.from_iso, fields.text("created_at"), kind, context.received_at),
@@ -116,15 +117,15 @@ def _signatures(header: str) -> list[bytes]:
     return [signatures.from_base64(item[3:]) for item in header.split() if item.startswith("v1,")]
 
 
-def _email_id(data: EventFields, context: EventContext) -> EmailId:
+def _named_email(data: EventFields, context: EventContext) -> NamedEmail:
     """Return the email named by a tag or by our Message-ID.
 
     Resend sends the tags as an object; earlier it sent a list of names and values.
     """
-    listed_tags = (EventFields.read(tag) for tag in data.items("tags") if tag.startswith(b"{"))
-    in_list = next((tag.email_id("value") for tag in listed_tags if tag.text("name") == EMAIL_ID_KEY), None)
-    tagged = data.email_id("tags", EMAIL_ID_KEY) or in_list
-    return tagged or context.token_readers.message_id(data.text("message_id")) or UNCORRELATED
+    listed = {tag.text("name"): tag.text("value") for tag in data.objects("tags")}
+    in_list = echo_of(listed.get(EMAIL_ID_KEY, ""), listed.get(EMAIL_TAG_KEY, ""))
+    in_object = data.echo("tags")
+    return context.named_email(in_list if in_object is NO_ECHO else in_object, data.text("message_id"))
 
 
 def _event_id(fields: EventFields, context: EventContext) -> str:

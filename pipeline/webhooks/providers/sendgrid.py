@@ -12,14 +12,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
+from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
 from pipeline.webhooks.fields import EventFields, split_array
 from pipeline.webhooks.keys import p256_key, readable_keys
 from pipeline.webhooks.redaction import redact_all, redacted_fields, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
-from topics.record import EmailId
 
 SIGNATURE_HEADER: Final = "X-Twilio-Email-Event-Webhook-Signature"
 TIMESTAMP_HEADER: Final = "X-Twilio-Email-Event-Webhook-Timestamp"
@@ -88,8 +87,10 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     redact = redactor([fields.text("email")])
     kind = _kind(name, text)
     code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(fields.text("status"), text)
+    named = context.named_email(fields.echo(), fields.text("smtp-id"))
     return DeliveryEvent(
-        email_id=_email_id(fields, context),
+        email_id=named.proven,
+        claimed_email_id=named.claimed,
         event_id=_event_id(fields, context),
         kind=kind,
         occurred_at=timestamps.event_time(timestamps.from_seconds, fields.text("timestamp"), kind, context.received_at),
@@ -117,11 +118,6 @@ def _signed_by(key: ec.EllipticCurvePublicKey, signature: bytes, signed: bytes) 
     except InvalidSignature:
         return False
     return True
-
-
-def _email_id(fields: EventFields, context: EventContext) -> EmailId:
-    embedded = fields.email_id(EMAIL_ID_KEY)
-    return embedded or context.token_readers.message_id(fields.text("smtp-id")) or UNCORRELATED
 
 
 def _event_id(fields: EventFields, context: EventContext) -> str:

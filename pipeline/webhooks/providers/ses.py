@@ -14,13 +14,13 @@ import msgspec
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks import sns, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
+from pipeline.webhooks.base import EMAIL_ID_KEY, EMAIL_TAG_KEY, EventContext, NamedEmail, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import EventFields, as_email_id
+from pipeline.webhooks.fields import EventFields, echo_of
 from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
-from topics.record import EmailId, Millis
+from topics.record import Millis
 
 HORIZON_S: Final = 60 * 60  # https://docs.aws.amazon.com/sns/latest/dg/sns-message-delivery-retries.html
 
@@ -112,8 +112,10 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     text = recipient.text("diagnosticCode") or next(filter(None, map(detail.text, _WORDS)), "")
     code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(recipient.text("status"), text)
     redact = redactor(_addresses(fields))
+    named = _named_email(notification.object("mail"), context)
     return DeliveryEvent(
-        email_id=_email_id(notification.object("mail"), context),
+        email_id=named.proven,
+        claimed_email_id=named.claimed,
         event_id=_event_id(fields, context),
         kind=kind,
         occurred_at=timestamps.event_time(lambda _: _occurred_at(fields, detail), "", kind, context.received_at),
@@ -176,12 +178,11 @@ def _addresses(fields: EventFields) -> list[str]:
     return recipient + fields.texts("event", "mail", "destination")
 
 
-def _email_id(mail: EventFields, context: EventContext) -> EmailId:
+def _named_email(mail: EventFields, context: EventContext) -> NamedEmail:
     """Return the email named by our tag, else by our Message-ID in the original headers; SES sends with its own."""
-    tagged = map(as_email_id, mail.texts("tags", EMAIL_ID_KEY))
+    tags = [next(iter(mail.texts("tags", name)), "") for name in (EMAIL_ID_KEY, EMAIL_TAG_KEY)]
     headers = [field.text("value") for field in mail.objects("headers") if field.text("name").lower() == "message-id"]
-    by_message_id = map(context.token_readers.message_id, [*headers, mail.text("commonHeaders", "messageId")])
-    return next(filter(None, (*tagged, *by_message_id)), UNCORRELATED)
+    return context.named_email(echo_of(*tags), *headers, mail.text("commonHeaders", "messageId"))
 
 
 def _event_id(fields: EventFields, context: EventContext) -> str:

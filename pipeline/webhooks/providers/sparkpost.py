@@ -8,7 +8,7 @@ from typing import Final
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
+from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
 from pipeline.webhooks.fields import EventFields, split_array
 from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
@@ -93,8 +93,10 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     text = fields.text("raw_reason") or fields.text("reason")
     code, enhanced = status_codes.reply_code(fields.text("error_code"), text), status_codes.enhanced_code(text)
     redact = redactor([fields.text("rcpt_to"), fields.text("raw_rcpt_to")])
+    named = context.named_email(fields.echo("rcpt_meta"))
     return DeliveryEvent(
-        email_id=fields.email_id("rcpt_meta", EMAIL_ID_KEY) or UNCORRELATED,
+        email_id=named.proven,
+        claimed_email_id=named.claimed,
         event_id=_event_id(fields, context),
         kind=kind,
         occurred_at=timestamps.event_time(_occurred_at, fields.text("timestamp"), kind, context.received_at),

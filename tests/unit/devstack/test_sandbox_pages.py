@@ -13,6 +13,7 @@ import pytest
 from pipeline.devstack.sandbox import api, pages
 from pipeline.devstack.sandbox.mailbox import SandboxMessage
 from pipeline.devstack.sandbox.server import open_sandbox
+from pipeline.runtime.web.mail_frame import MAIL_CSP, MAX_HTML_CHARS
 from pipeline.runtime.web.style import STYLE
 from pipeline.settings import Settings
 
@@ -166,17 +167,17 @@ def test_huge_message_gives_a_page_of_bounded_size() -> None:
     page = message_page(message(b"Subject: " + b"x" * 1_000_000 + b"\r\n" + body))
     assert len(page) < 4_000_000
     assert "characters more are in the" in page
-    assert len(pages.mail_document(message(body))) <= pages.MAX_HTML_CHARS + 100
+    assert len(pages.mail_document(message(body))) <= MAX_HTML_CHARS + 100
 
 
 def test_policies_allow_no_script_and_no_host() -> None:
-    for policy in (pages.PAGE_CSP, pages.MAIL_CSP):
+    for policy in (pages.PAGE_CSP, MAIL_CSP):
         assert "default-src 'none'" in policy
         assert "script-src" not in policy
         assert "form-action 'none'" in policy
         assert "http" not in policy
     assert "unsafe" not in pages.PAGE_CSP
-    assert pages.MAIL_CSP.startswith("sandbox; ")
+    assert MAIL_CSP.startswith("sandbox; ")
 
 
 @pytest.mark.parametrize("tag", ["LINK rel=preconnect", "iframe", "Frame", "object", "embed"])
@@ -217,7 +218,7 @@ async def test_every_route_answers_for_every_malformed_message(tmp_path: Path) -
 async def test_pages_and_html_of_messages_have_their_own_policies(tmp_path: Path) -> None:
     raw = f"Subject: hi\r\nContent-Type: text/html\r\n\r\n{SCRIPT}<p>body</p>".encode()
     async with served_messages(tmp_path, raw) as http:
-        for path, policy in (("/", pages.PAGE_CSP), ("/inbox/1", pages.PAGE_CSP), ("/inbox/1/html", pages.MAIL_CSP)):
+        for path, policy in (("/", pages.PAGE_CSP), ("/inbox/1", pages.PAGE_CSP), ("/inbox/1/html", MAIL_CSP)):
             text, headers = await read(http, path)
             assert headers["Content-Security-Policy"] == policy
             assert headers["Referrer-Policy"] == "no-referrer"

@@ -14,13 +14,14 @@ from pipeline.content import mime
 from pipeline.dispatch.transports import mailgun, postmark, resend, sendgrid, ses
 from pipeline.dispatch.transports.api_base import ApiRequest, ApiResponse, retry_after_seconds
 from pipeline.dispatch.transports.base import SendOutcome
-from pipeline.dispatch.transports.correlation_headers import correlation_header
+from pipeline.dispatch.transports.correlation_headers import correlation_headers
 from pipeline.dispatch.transports.registry import APIS, BATCH_APIS, configuration_problem
 from pipeline.dispatch.transports.sigv4 import AwsCredential, signed_request
 from pipeline.errors import Refused
-from pipeline.webhooks.fields import embedded_email_id
+from pipeline.webhooks.base import EMAIL_TAG_KEY
+from pipeline.webhooks.fields import embedded_echo
 from tests.support.api_servers import KEY, KEY_ID, form, signature_is_botocores
-from tests.support.letters import FULL, NOW, mail
+from tests.support.letters import FULL, NOW, TAG, mail
 from topics.contents import Attachment, MessageContent
 from topics.record import EmailId
 from topics.requests import Mailbox
@@ -362,12 +363,14 @@ def test_batch_key_depends_on_its_emails_only() -> None:
     "kind", ["brevo", "mailjet", "mailersend", "mailtrap", "mandrill", "postal", "sparkpost", "ses"]
 )
 def test_repeated_header_is_what_webhook_adapters_read(kind: str) -> None:
-    [(_, value)] = correlation_header(kind, ID)
-    assert embedded_email_id(value) == ID
+    [(_, value)] = correlation_headers(kind, ID, TAG)
+    echo = embedded_echo(value)
+    assert echo.email_id == ID
+    assert echo.tag == TAG or f'{EMAIL_TAG_KEY}": "{TAG}"' in value or f"{EMAIL_TAG_KEY}={TAG}" in value
 
 
 def test_plain_smtp_has_no_correlation_header() -> None:
-    assert correlation_header("smtp", ID) == ()
+    assert correlation_headers("smtp", ID, TAG) == ()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dispatch.correlation.parse import parse_records
+from pipeline.dispatch.correlation.parse import parse_records, with_email_id
 from pipeline.dispatch.transports.smtp_replies import provider_message_id
 from pipeline.webhooks.provider_message_ids import match_key
 from tests.support.facts import EMAIL_ID, event
@@ -116,6 +116,20 @@ def test_records_are_parsed_into_ids_events_and_broken_ones() -> None:
     assert batch.ids == {(("p", "m"), EMAIL_ID): 2}
     assert [(each.key, each.partition, each.place, each.since) for each in batch.waiting] == [(("p", "m"), 1, 5, 77)]
     assert [broken for broken, _ in batch.broken] == records[5:]
+
+
+def test_event_without_a_message_id_may_claim_an_email() -> None:
+    claim = _replaced(event(EventKind.BOUNCED), email_id=EmailId(""), claimed_email_id=EMAIL_ID)
+    mistaken = _replaced(claim, claimed_email_id=EmailId("no uuid"))
+    records = [record(UNCORRELATED_EVENTS, claim), record(UNCORRELATED_EVENTS, mistaken)]
+    batch = parse_records({UNCORRELATED_EVENTS.name: UNCORRELATED_EVENTS}, records)
+    assert [each.event for each in batch.waiting] == [claim]
+    assert [broken for broken, _ in batch.broken] == records[1:]
+
+
+def test_correlated_event_claims_nothing_any_more() -> None:
+    claim = _replaced(event(EventKind.BOUNCED), email_id=EmailId(""), claimed_email_id=EMAIL_ID)
+    assert with_email_id(claim, EMAIL_ID) == event(EventKind.BOUNCED)
 
 
 @pytest.mark.parametrize("topic", [PROVIDER_ACKS, UNCORRELATED_EVENTS], ids=lambda topic: topic.name)

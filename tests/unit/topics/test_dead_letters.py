@@ -88,7 +88,8 @@ async def from_intake(rt: Any) -> DeadLetter:
 
 
 async def from_correlation(rt: Any) -> DeadLetter:
-    return only([Correlator(rt, None, None)._give_up_entry(3, 7, HUGE_KEY.decode(), HUGE_VALUE)])  # type: ignore[arg-type]
+    row = (3, 7, HUGE_KEY.decode(), "main", None, HUGE_VALUE)
+    return only([Correlator(rt, None, None)._give_up_entry(row)])  # type: ignore[arg-type]
 
 
 async def from_dispatch(rt: Any) -> DeadLetter:

@@ -55,9 +55,9 @@ def test_true_is_read_in_every_spelling(word: str, yes: bool) -> None:
 
 
 def test_email_id_is_canonical_for_every_spelling() -> None:
-    assert WHOLE.email_id("id") == "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
+    assert as_email_id(WHOLE.text("id")) == "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
     assert as_email_id("theirs") is None
-    assert WHOLE.email_id("o") is None
+    assert as_email_id(WHOLE.text("o")) is None
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 from pipeline.gateway.smtp.envelope import mail_record
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.webhooks import normalize as module
-from pipeline.webhooks.base import TokenReaders
 from pipeline.webhooks.normalize import NormalizedWebhook, is_heavy, normalize, normalized_records
+from pipeline.webhooks.token_readers import token_readers
 from pipeline.worker.fold_batch import RecordBatch
+from tests.conftest import RING
+from tests.support.echoes import echoed
 from topics.codec import decode, encode
 from topics.record import EmailId, LogPosition
 from topics.registry import (
@@ -22,7 +24,7 @@ from topics.webhooks import RawWebhook
 
 EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
 PLACE = LogPosition(topic="provider-webhooks", partition=0, offset=7)
-FINE = {"event": "open", "timestamp": 2, "sg_event_id": "2", "mailfold_email_id": EMAIL_ID}
+FINE = {"event": "open", "timestamp": 2, "sg_event_id": "2", **echoed(EMAIL_ID)}
 
 
 class Record(NamedTuple):
@@ -32,7 +34,7 @@ class Record(NamedTuple):
 
 
 def normalized(value: bytes) -> NormalizedWebhook:
-    return normalize(ConsumedRecord(PROVIDER_WEBHOOKS, PLACE, None, value), TokenReaders(), 9)
+    return normalize(ConsumedRecord(PROVIDER_WEBHOOKS, PLACE, None, value), token_readers(RING), 9)
 
 
 def webhook(events: Any, kind: str = "sendgrid") -> bytes:
@@ -104,7 +106,9 @@ def test_webhook_of_a_wrongly_configured_kind_does_not_raise() -> None:
     fine = Record(20, None, webhook([FINE]))
     run = RecordBatch(PROVIDER_WEBHOOKS, 0, [*mistaken, fine])
     topics = [
-        output.topic for record in run.consumed_records() for output in normalized_records(record, TokenReaders(), 9)
+        output.topic
+        for record in run.consumed_records()
+        for output in normalized_records(record, token_readers(RING), 9)
     ]
     assert topics == [DEAD_LETTERS.name] * 1_000 + [DELIVERY_EVENTS.name]
 
@@ -115,7 +119,7 @@ def test_an_adapter_that_fails_makes_a_dead_letter_and_names_no_content(monkeypa
 
     monkeypatch.setattr(module, "events_of", failing)
     record = ConsumedRecord(PROVIDER_WEBHOOKS, PLACE, None, webhook([FINE]))
-    [output] = normalized_records(record, TokenReaders(), 9)
+    [output] = normalized_records(record, token_readers(RING), 9)
     dead_letter = decode(DEAD_LETTERS, output.value)
     assert (output.topic, dead_letter.reason, dead_letter.value, dead_letter.source) == (
         "dead-letters",

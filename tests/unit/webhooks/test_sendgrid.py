@@ -48,7 +48,8 @@ def ours(message_id: str) -> EmailId | None:
 
 
 def normalize(event: bytes) -> DeliveryEvent:
-    context = EventContext(provider="sendgrid", received_at=1513299570123, token_readers=TokenReaders(message_id=ours))
+    readers = TokenReaders(message_id=ours, is_echo_tag=lambda _email_id, _tag: True)
+    context = EventContext(provider="sendgrid", received_at=1513299570123, token_readers=readers)
     return sendgrid.normalize(event, context)
 
 

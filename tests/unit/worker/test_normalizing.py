@@ -17,7 +17,6 @@ from pipeline.gateway.smtp.envelope import mail_record
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.settings import Settings
-from pipeline.webhooks.base import TokenReaders
 from pipeline.webhooks.normalize import EncodedRecord, normalized_records
 from pipeline.webhooks.token_readers import token_readers
 from pipeline.worker.agents import Normalizer
@@ -27,6 +26,7 @@ from pipeline.worker.normalizing.backlog import NormalizingBacklog
 from pipeline.worker.normalizing.pool import NormalizerPool
 from pipeline.worker.normalizing.wire import NormalizerSettings
 from tests.conftest import RING, SECRET
+from tests.support.echoes import echoed
 from tests.support.inbound import EMAIL_ID, bounce, verp
 from topics.codec import NewerRecord, decode, encode
 from topics.record import LogPosition
@@ -47,7 +47,7 @@ class Record(NamedTuple):
 
 def webhook(events: int) -> bytes:
     records = [
-        {"event": "open", "timestamp": number, "sg_event_id": str(number), "mailfold_email_id": EMAIL_ID}
+        {"event": "open", "timestamp": number, "sg_event_id": str(number), **echoed(EMAIL_ID)}
         for number in range(events)
     ]
     return encode(
@@ -64,7 +64,7 @@ def webhook(events: int) -> bytes:
 
 
 MAIL = encode(PROVIDER_WEBHOOKS, mail_record(bounce(verp()), 5, to=verp(), sender="<>"))
-LARGE = webhook(7_000)
+LARGE = webhook(4_500)
 
 
 def found(value: bytes, offset: int = 0) -> ConsumedRecord:
@@ -221,7 +221,7 @@ class Bench:
         self.failure = error
 
     def backlog(self) -> NormalizingBacklog:
-        normalizer = Normalizer(lambda: NOW, TokenReaders(), self.heavy)
+        normalizer = Normalizer(lambda: NOW, token_readers(RING), self.heavy)
         return NormalizingBacklog(normalizer, self.append, self.fail, SkippedRecords(Settings()))
 
     def run(self, name: str, *values: bytes, first: int = 0) -> tuple[RecordBatch, Callable[[], None]]:
