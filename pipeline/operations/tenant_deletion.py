@@ -223,8 +223,12 @@ async def _delete_rows(rt: Runtime, tenant: str) -> dict[str, int]:
         reserved = (await connection.execute(SQL["delete_template_versions"], {"tenant": tenant})).rowcount
         tables = await (await connection.execute(SQL["tables_with_tenant"], {"schemas": SCHEMAS})).fetchall()
     counts = {"jobs.jobs": await _delete_open_jobs(rt, tenant), "intake.template_versions": reserved}
-    for schema, table, blocks in tables:
-        counts[f"{schema}.{table}"] = await _delete_in_blocks(rt, sql.Identifier(schema, table), blocks, tenant)
+    for names in tables:
+        count = deleted = await _delete_in_blocks(rt, names, tenant)
+        while deleted:
+            # A row that somebody updates meanwhile, such as an export's, may move to a block that was read.
+            count += (deleted := await _delete_in_blocks(rt, names, tenant))
+        counts[".".join(names)] = count
     return {table: count for table, count in counts.items() if count}
 
 
@@ -241,14 +245,13 @@ async def _delete_open_jobs(rt: Runtime, tenant: str) -> int:
         count += deleted
 
 
-async def _delete_in_blocks(rt: Runtime, table: sql.Identifier, blocks: int, tenant: str) -> int:
-    """Delete the tenant's rows of a table, some blocks at a time; return how many.
-
-    Nobody writes rows of a deleted tenant, so none is moved to another block meanwhile.
-    """
-    statement = sql.SQL(SQL["delete_rows"]).format(table=table)
+async def _delete_in_blocks(rt: Runtime, names: tuple[str, str], tenant: str) -> int:
+    """Delete the tenant's rows of a table, given by schema and name, some blocks at a time; return how many."""
+    statement = sql.SQL(SQL["delete_rows"]).format(table=sql.Identifier(*names))
     count = 0
-    for block in range(0, blocks, BATCH_BLOCKS):
+    async with rt.pool.connection() as connection:
+        row = await (await connection.execute(SQL["blocks"], (".".join(names),))).fetchone()
+    for block in range(0, row[0] if row else 0, BATCH_BLOCKS):
         async with rt.pool.connection() as connection:
             values = {"tenant": tenant, "block": block, "end": block + BATCH_BLOCKS}
             count += (await connection.execute(statement, values)).rowcount

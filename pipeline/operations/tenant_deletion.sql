@@ -91,16 +91,17 @@ delete from intake.template_versions where template_id in (
 )
 
 -- name: tables_with_tenant
--- Whatever else has rows by tenant, and the number of its blocks. A rebuild's schema is not there: it is excluded
--- meanwhile. Other schemas of the database may be another program's.
-select c.table_schema, c.table_name,
-    pg_relation_size(format('%%I.%%I', c.table_schema, c.table_name)::regclass)
-        / current_setting('block_size')::integer
+-- Whatever else has rows by tenant. A rebuild's schema is not there: it is excluded meanwhile. Other schemas of the
+-- database may be another program's.
+select c.table_schema, c.table_name
 from information_schema.columns c join information_schema.tables t using (table_schema, table_name)
 where c.column_name = 'tenant' and t.table_type = 'BASE TABLE' and c.table_schema = any(%(schemas)s)
     and (c.table_schema, c.table_name) not in (
         ('admin', 'deleted_tenants'), ('projections', 'history'), ('projections', 'versions'))
 order by 1, 2
+
+-- name: blocks
+select pg_relation_size(%s::regclass) / current_setting('block_size')::integer
 
 -- name: delete_rows
 -- Of a range of blocks, because not every table has an index by tenant.

@@ -77,6 +77,13 @@ async def fill(served: Gateway, tenant: str) -> None:
     await publish(served, *logs, Log().fold(mail))
     reserve = "insert into intake.identities (email_id, fingerprint, recorded_at) values (%s, 'x', 0)"
     await ask(rt.pool, reserve, mail_id)
+    await ask(
+        rt.pool,
+        "with export as (insert into exports.jobs (export_id, tenant, request, as_of) "
+        "values (gen_random_uuid(), %s, 'x', 0) returning export_id) "
+        "insert into exports.chunks (export_id, nth, first_byte, data) select export_id, 0, 0, 'x' from export",
+        tenant,
+    )
     await ask(rt.pool, "insert into jobs.lanes (queue, lane) values ('dispatch', %s)", f"{tenant}/1")
     # Nobody settles them in this test: they went out.
     await rows(rt, "update jobs.jobs set state = 'done', finished_at = now(), payload = '' returning 1")
@@ -125,7 +132,14 @@ async def test_everything_of_a_tenant_is_deleted_and_nothing_of_another(
 
 
 async def _counts(rt: Runtime) -> dict[str, int]:
-    names = ("projections.timeline", "jobs.jobs", "jobs.lanes", "intake.identities", "intake.template_versions")
+    names = (
+        "projections.timeline",
+        "jobs.jobs",
+        "jobs.lanes",
+        "exports.chunks",
+        "intake.identities",
+        "intake.template_versions",
+    )
     return {name: (await rows(rt, f"select count(*) from {name}"))[0][0] for name in names}
 
 
