@@ -84,6 +84,7 @@ async def fill(served: Gateway, tenant: str) -> None:
         "insert into exports.chunks (export_id, nth, first_byte, data) select export_id, 0, 0, 'x' from export",
         tenant,
     )
+    await ask(rt.pool, "insert into admin.analytics_readers (role, tenant) values ('reader', %s)", tenant)
     await ask(rt.pool, "insert into jobs.lanes (queue, lane) values ('dispatch', %s)", f"{tenant}/1")
     # Nobody settles them in this test: they went out.
     await rows(rt, "update jobs.jobs set state = 'done', finished_at = now(), payload = '' returning 1")
