@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from pipeline.cli import (
+    actions,
     admin,
     backup,
     brands,
@@ -53,7 +54,7 @@ COMMAND_PANELS: Final = {
         *("tenants", "keys", "providers", "brands", "domains", "destinations", "templates", "suppressions"),
     ),
     "Inbound mail": ("inbound",),
-    "Inspection and repair": ("trace", "status", "doctor", "recover", "dead", "lanes"),
+    "Inspection and repair": ("trace", "status", "doctor", "recover", "dead", "lanes", "actions"),
     "Maintenance": (
         *("topics", "migrate", "upgrade", "backup", "restore", "rebuild", "renormalize", "secrets", "settings"),
     ),
@@ -64,6 +65,7 @@ for _group in (up, dev, roles, inspect_commands, doctor, recover, backup, renorm
     app.add_typer(_group.app)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(admin.destinations, name="destinations")
+app.add_typer(actions.app, name="actions")
 app.add_typer(brands.app, name="brands")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(providers_check.app, name="providers")

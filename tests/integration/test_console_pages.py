@@ -16,9 +16,10 @@ from tests.support.dispatching import accept
 from tests.support.gateway import Gateway
 from tests.support.job_rows import INSERT_JOBS, ask
 from tests.support.projecting import caught_up, gateway_and_projector
-from tests.support.seeing import until
+from tests.support.seeing import on, until
 from topics.contents import MessageContent
 from topics.events import EventKind
+from topics.registry import OPERATOR_ACTIONS
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -222,6 +223,9 @@ async def test_jobs_are_listed_and_replayed_with_a_reason(settings: Settings) ->
             assert "1 of 3 replayed" in text_of(replayed.text)
         states = dict(await ask(served.rt.pool, "select stream::text, state from jobs.jobs"))
         assert states == {own: "pending", foreign: "dead"}
+        [action] = await on(settings, OPERATOR_ACTIONS)
+        assert (action.what, action.email_id, action.reason) == ("dead.replay", own, "mended")
+        assert action.actor.startswith("console ")
 
 
 async def test_lanes_are_paused_and_resumed_with_a_reason(settings: Settings) -> None:
@@ -241,6 +245,11 @@ async def test_lanes_are_paused_and_resumed_with_a_reason(settings: Settings) ->
             assert (await operating.post("/console/lanes/resume", {**fields, "reason": "back"})).status_code == 303
         assert await ask(served.rt.pool, "select lane from jobs.lanes where paused_at is not null") == []
         assert (await browser.post("/console/lanes/resume", {**fields, "reason": "again"})).status_code == 404
+        recorded = [(each.what, each.target, each.reason) for each in await on(settings, OPERATOR_ACTIONS)]
+        assert recorded[:2] == [
+            ("lanes.pause", "emit acme/1", "the receiver is away"),
+            ("lanes.resume", "emit acme/1", "back"),
+        ]
 
 
 async def test_address_is_suppressed_found_and_lifted(settings: Settings) -> None:
@@ -260,6 +269,8 @@ async def test_address_is_suppressed_found_and_lifted(settings: Settings) -> Non
         assert "This address gets mail" in lifted.text
         found = await browser.post("/console/suppressions/find", {"address": "anna@example.com"})
         assert "lifted" in found.text
+        recorded = [(each.what, each.reason) for each in await on(settings, OPERATOR_ACTIONS)]
+        assert recorded == [("suppressions.add", "she called"), ("suppressions.remove", "she called again")]
         reader = await scoped_browser_key(served, KeyScope.SUPPRESSIONS_READ)
         async with console_browser(served, reader) as reading:
             assert "Suppress an address" not in (await reading.get("/console/suppressions")).text

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from pipeline.admin.actions import ActionRecorder
 from pipeline.gateway.console.reading import ConsoleReader
 from pipeline.gateway.console.rendering import ConsolePages
-from pipeline.gateway.console.sessions import ConsoleSessions
+from pipeline.gateway.console.sessions import ConsoleSessions, Viewer
 from pipeline.gateway.state import GatewayState
 
 
@@ -16,3 +17,8 @@ class ConsoleServices:
     pages: ConsolePages
     sessions: ConsoleSessions
     reader: ConsoleReader
+
+    def actions_of(self, viewer: Viewer) -> ActionRecorder:
+        """Return the recorder of the changes that this viewer makes."""
+        rt = self.state.runtime
+        return ActionRecorder(self.state.log, rt.clock, rt.new_id, viewer.actor)
