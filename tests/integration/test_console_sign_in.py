@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import admin
 from pipeline.admin import KeyLimits, KeyScope
+from pipeline.errors import InvalidSettings
 from pipeline.gateway.route_scopes import OPEN_CONSOLE_ROUTES, SESSION_ROUTES
 from pipeline.gateway.server import PORT_FILE
 from pipeline.settings import Settings
@@ -221,6 +222,15 @@ async def test_console_has_a_port_of_its_own(settings: Settings) -> None:
             for path in ("/healthz", "/v1/Email/", "/docs", "/consolex"):
                 assert (await http.get(path)).status_code == 404, path
             assert (await ConsoleBrowser(http).sign_in(served.key)).status_code == 303
+
+
+async def test_console_port_is_not_the_gateways_own(settings: Settings) -> None:
+    port = free_port()
+    taken = {"console": True, "host": "127.0.0.1", "port": port, "console_host": "127.0.0.2", "console_port": port}
+    settings = settings.model_copy(update=taken)
+    with pytest.raises(InvalidSettings, match="MAILFOLD_CONSOLE_PORT"):
+        async with gateway(settings):
+            pass
 
 
 async def test_key_from_another_network_opens_no_session(settings: Settings) -> None:
