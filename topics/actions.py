@@ -12,19 +12,19 @@ class OperatorAction(Record, tag="operator-action/1", frozen=True, kw_only=True)
     """A UUIDv7; the record of a change that was not made has the id of the one that announced it."""
     recorded_at: Millis
     actor: str
-    """Who made it: ``cli`` with the user and the host, or ``api`` with the key's name in `mailfold keys list`."""
+    """Its maker: ``cli`` with the user and the host, or ``api`` with the key's name in `mailfold keys list`."""
     what: str
     """The command or route, such as ``keys.revoke``."""
     target: str
-    """What was changed: a name, or an address's hash."""
+    """The name of the thing that was changed, or an address's hash."""
     tenant: str = ""
     email_id: EmailId = EmailId("")
     """The email that it touched; empty where it touched none or many."""
     reason: str = ""
     """Why, in the operator's words."""
     before: msgspec.Raw = msgspec.Raw(b"null")
-    """What was stored before, as JSON; null where there was nothing or it is not known."""
+    """The stored values before, as JSON; null where there was nothing or it is not known."""
     after: msgspec.Raw = msgspec.Raw(b"null")
-    """What was wanted, as JSON."""
+    """The wanted values, as JSON."""
     failure: str = ""
-    """Why the change was not made after all: the class of an error; empty on the record that announces it."""
+    """The class of the error by which the change was not made after all; empty on the record that announces it."""

@@ -37,7 +37,7 @@ class OperatorChange:
     what: str
     """The command or route, such as ``keys.revoke``."""
     target: str
-    """What is changed: a name, or an address's hash."""
+    """The name of the thing that is changed, or an address's hash."""
     tenant: str = ""
     email_id: str = ""
     reason: str = ""

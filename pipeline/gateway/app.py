@@ -21,12 +21,14 @@ from pipeline.gateway.routes import (
     changes,
     email_v1,
     emails,
+    exports,
     extrahorizon,
     fasttrack,
     freshmail,
     inbound,
     oauth,
     ops,
+    statistics,
     suppressions,
     templates,
     tracking,
@@ -75,6 +77,7 @@ ERROR_ENCODERS: Final[dict[str, problems.ErrorEncoder]] = {
 """JSON shapes of errors, by path prefix."""
 OPENAPI_TYPES: Final = (
     *emails.OPENAPI_TYPES,
+    *exports.OPENAPI_TYPES,
     *templates.OPENAPI_TYPES,
     *localizations.OPENAPI_TYPES,
     *suppressions.OPENAPI_TYPES,
@@ -82,6 +85,7 @@ OPENAPI_TYPES: Final = (
     *freshmail.OPENAPI_TYPES,
     *extrahorizon.OPENAPI_TYPES,
     *oauth.OPENAPI_TYPES,
+    *statistics.OPENAPI_TYPES,
 )
 """The types whose schemas are the components of the OpenAPI document."""
 
@@ -99,7 +103,8 @@ def make_app(state: GatewayState) -> ASGIApp:
     )
     problems.install_error_handlers(app, ERROR_ENCODERS)
     dialects = (fasttrack, email_v1, extrahorizon, oauth, freshmail)
-    others = (emails, changes, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops)
+    api_v1 = (emails, changes, statistics, exports)
+    others = (*api_v1, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops)
     routers = [routes.router(state) for routes in (*dialects, *others)]
     common.install_schemas(app, OPENAPI_TYPES)
     docs_page.install_docs_page(app)

@@ -67,9 +67,9 @@ class GatewayState:
     connector: ConnectorFactory
     """Makes connections to providers' own servers."""
 
-    def actions_of(self, key: ApiKey) -> ActionRecorder:
-        """Return the recorder of the changes that this key makes."""
-        return ActionRecorder(self.log, self.runtime.clock, self.runtime.new_id, f"api {key.name}")
+    def actions_of(self, key: ApiKey, actor: str = "") -> ActionRecorder:
+        """Return the recorder of the changes that this key makes, by API or as another ``actor``."""
+        return ActionRecorder(self.log, self.runtime.clock, self.runtime.new_id, actor or f"api {key.name}")
 
 
 def make_gateway_state(

@@ -61,7 +61,7 @@ class Trace(msgspec.Struct, frozen=True):
     jobs: list[dict[str, Any]]
     waits_for: list[str]
     actions: list[OperatorAction] | None = []
-    """What operators did to this email or its address, newest last; None where it could not be read."""
+    """The changes by operators to this email or its address, newest last; None where they could not be read."""
 
 
 class TraceResult(msgspec.Struct, frozen=True):

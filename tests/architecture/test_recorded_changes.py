@@ -10,13 +10,24 @@ import typer
 
 from pipeline.admin import KeyScope
 from pipeline.cli.main import app
-from pipeline.gateway.route_scopes import ROUTE_SCOPES
+from pipeline.gateway.route_scopes import ROUTE_SCOPES, SESSION_ROUTES
 from tests.architecture.repository import ROOT
 
 RECORDED: Final = "recorded"
 READING_COMMANDS: Final = {
     *("actions list", "actions show", "brands dns", "brands list", "dead list", "dead show", "destinations list"),
-    *("doctor", "keys list", "lanes list", "providers check", "providers list", "secrets status", "settings", "status"),
+    *(
+        "doctor",
+        "export",
+        "keys list",
+        "lanes list",
+        "providers check",
+        "providers list",
+        "secrets status",
+        "settings",
+        "stats",
+        "status",
+    ),
     *(
         "suppressions export",
         "suppressions list",
@@ -155,7 +166,11 @@ def _called_name(call: ast.Call) -> str:
     return getattr(call.func, "attr", getattr(call.func, "id", ""))
 
 
-CHANGING_ROUTES: Final = sorted(route for route, scopes in ROUTE_SCOPES.items() if CHANGING_SCOPES & set(scopes))
+CHANGING_ROUTES: Final = sorted(
+    (method, path)
+    for (method, path), scopes in (ROUTE_SCOPES | SESSION_ROUTES).items()
+    if method != "GET" and CHANGING_SCOPES & set(scopes)
+)
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGING_ROUTES, ids=lambda part: part.strip("/"))

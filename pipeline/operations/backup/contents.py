@@ -36,6 +36,7 @@ OWNED_TABLES: Final = (
     OwnedTable("admin.routes"),
     OwnedTable("admin.destinations"),
     OwnedTable("admin.sender_domains"),
+    OwnedTable("admin.analytics_readers"),
     OwnedTable("admin.feature_level", replaces=True),
     OwnedTable("admin.secret_fingerprints", replaces=True),
     OwnedTable("intake.identities"),
@@ -64,6 +65,7 @@ REBUILT_TABLES: Final = (
     # Whoever is signed in to the console signs in again.
     "admin.console_sessions",
     "public.schema_migrations",
+    *("exports.jobs", "exports.chunks"),
 )
 """The tables that are not saved."""
 

@@ -12,6 +12,8 @@ TAGS: Final = {
     "extrahorizon": "Extra Horizon",
     "freshmail": "FreshMail",
     "history": "history",
+    "exports": "exports",
+    "statistics": "statistics",
     "templates": "templates",
     "suppressions": "suppressions",
     "tracking": "tracking",
