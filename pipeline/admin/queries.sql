@@ -214,19 +214,23 @@ select tenant, brand, dkim_key_sealed from admin.brands where dkim_key_sealed is
 update admin.brands set dkim_key_sealed = %s where tenant = %s and brand = %s
 
 -- name: add_console_session
--- Sessions that have ended are deleted here, so that no other job has to.
+-- Sessions that have ended are deleted here, so that no other job has to; and the key's oldest, beyond its number.
 with ended as (
     delete from admin.console_sessions where expires_at < now() or last_seen_at < now() - %(idle)s::interval
+        or session_hash = any(array(
+            select session_hash from admin.console_sessions where key_hash = %(key_hash)s
+            order by expires_at desc offset %(older)s
+        ))
 )
 insert into admin.console_sessions (session_hash, key_hash, expires_at)
 values (%(session_hash)s, %(key_hash)s, now() + %(lifetime)s::interval)
 
--- name: find_console_session
-select key_hash, last_seen_at < now() - interval '1 minute' from admin.console_sessions
-where session_hash = %s and expires_at > now() and last_seen_at > now() - %s::interval
+-- name: find_console_sessions
+select session_hash, key_hash, last_seen_at < now() - interval '1 minute' from admin.console_sessions
+where session_hash = any(%s) and expires_at > now() and last_seen_at > now() - %s::interval
 
 -- name: note_console_session_use
-update admin.console_sessions set last_seen_at = now() where session_hash = %s
+update admin.console_sessions set last_seen_at = now() where session_hash = any(%s)
 
 -- name: end_console_session
 delete from admin.console_sessions where session_hash = %s
