@@ -9,7 +9,8 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeVar
 
 import typer
 from pydantic import SecretStr
@@ -19,11 +20,12 @@ from rich.table import Table
 from pipeline.devstack.servers import postgres
 from pipeline.devstack.servers.data_dir import DataDir, is_port_taken
 from pipeline.devstack.supervisor import OPS_PORT_SETTINGS
-from pipeline.errors import DatabaseUnavailable, InvalidSettings
+from pipeline.errors import DatabaseUnavailable, InvalidSettings, Refused
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.conninfo import first_line
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from pipeline.runtime.environment import load_settings
+from pipeline.runtime.private_files import open_private
 from pipeline.runtime.secret_fingerprints import open_checked_database
 from pipeline.runtime.secret_ring import has_secret
 from pipeline.settings import Settings
@@ -35,6 +37,8 @@ CREDENTIAL_SOURCE_HELP: Final = (
 """The part of an option's help that says how to pass a credential."""
 _MISSING_SERVER_HINT: Final = "set it, or start `mailfold up`"
 
+STDIN: Final = "-"
+"""The file name that stands for standard input or output."""
 TERMINATED_EXIT_CODE: Final = 128 + signal.SIGTERM
 PIPE_WIDTH_COLUMNS: Final = 200
 
@@ -129,6 +133,16 @@ def run_with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
             return await work(pool, settings)
 
     return run_with_database(with_pool)
+
+
+def open_output(name: str) -> BinaryIO:
+    """Open standard output, or a new file that only its owner can read. Raise Refused."""
+    if name == STDIN:
+        return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    try:
+        return os.fdopen(open_private(Path(name), os.O_WRONLY | os.O_EXCL), "wb")
+    except OSError as error:
+        raise Refused(f"{name}: {error.strerror}") from None
 
 
 def table(*columns: str) -> Table:

@@ -16,6 +16,7 @@ from pipeline.cli import (
     dev,
     doctor,
     domains,
+    export,
     inbound,
     keys,
     lanes,
@@ -53,14 +54,14 @@ COMMAND_PANELS: Final = {
         *("tenants", "keys", "providers", "brands", "domains", "destinations", "templates", "suppressions"),
     ),
     "Inbound mail": ("inbound",),
-    "Inspection and repair": ("trace", "status", "doctor", "recover", "dead", "lanes"),
+    "Inspection and repair": ("trace", "export", "status", "doctor", "recover", "dead", "lanes"),
     "Maintenance": (
         *("topics", "migrate", "upgrade", "backup", "restore", "rebuild", "renormalize", "secrets", "settings"),
     ),
 }
 """The panels of the help page, each with its commands, in order."""
 
-for _group in (up, dev, roles, inspect_commands, doctor, recover, backup, renormalize, settings, upgrade):
+for _group in (up, dev, roles, inspect_commands, export, doctor, recover, backup, renormalize, settings, upgrade):
     app.add_typer(_group.app)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(admin.destinations, name="destinations")

@@ -5,21 +5,19 @@ show a command's arguments. The output names addresses by their hashes.
 """
 
 import getpass
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.markup import escape
 
-from pipeline.cli.context import console, run_with_runtime, table
+from pipeline.cli.context import STDIN, console, open_output, run_with_runtime, table
 from pipeline.errors import NotFound, Refused
 from pipeline.operations.pending import format_time
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.private_files import open_private
 from pipeline.suppressions import import_file, views
 from pipeline.suppressions.commands import (
     SuppressionCommand,
@@ -35,7 +33,6 @@ from topics.suppressions import SuppressionReason
 
 app = typer.Typer(help="Addresses that get no mail from a brand, why, and since when.", no_args_is_help=True)
 
-STDIN = "-"
 
 TenantOption = Annotated[str, typer.Option(help="The tenant.")]
 BrandFilterOption = Annotated[str | None, typer.Option(help="Only those that apply to this brand. [all]")]
@@ -135,7 +132,7 @@ def export(
     query = SuppressionListQuery(tenant=tenant, brand=_storable(brand), reason=reason)
 
     async def write(rt: Runtime) -> None:
-        with _open_output(output) as file:
+        with open_output(output) as file:
             async for text in views.export(SuppressionQueries(rt), query, export_format, addresses=addresses):
                 file.write(text.encode())
 
@@ -269,16 +266,6 @@ def _read_bytes(file: str) -> bytes:
         return Path(file).read_bytes()
     except OSError as error:
         raise Refused(f"{file}: {error.strerror}") from None
-
-
-def _open_output(name: str) -> BinaryIO:
-    """Open standard output, or a new file that only its owner can read. Raise Refused."""
-    if name == STDIN:
-        return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    try:
-        return os.fdopen(open_private(Path(name), os.O_WRONLY | os.O_EXCL), "wb")
-    except OSError as error:
-        raise Refused(f"{name}: {error.strerror}") from None
 
 
 def _user() -> str:

@@ -21,6 +21,7 @@ from pipeline.gateway.routes import (
     changes,
     email_v1,
     emails,
+    exports,
     extrahorizon,
     fasttrack,
     freshmail,
@@ -75,6 +76,7 @@ ERROR_ENCODERS: Final[dict[str, problems.ErrorEncoder]] = {
 """JSON shapes of errors, by path prefix."""
 OPENAPI_TYPES: Final = (
     *emails.OPENAPI_TYPES,
+    *exports.OPENAPI_TYPES,
     *templates.OPENAPI_TYPES,
     *localizations.OPENAPI_TYPES,
     *suppressions.OPENAPI_TYPES,
@@ -99,7 +101,7 @@ def make_app(state: GatewayState) -> ASGIApp:
     )
     problems.install_error_handlers(app, ERROR_ENCODERS)
     dialects = (fasttrack, email_v1, extrahorizon, oauth, freshmail)
-    others = (emails, changes, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops)
+    others = (emails, changes, exports, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops)
     routers = [routes.router(state) for routes in (*dialects, *others)]
     common.install_schemas(app, OPENAPI_TYPES)
     docs_page.install_docs_page(app)

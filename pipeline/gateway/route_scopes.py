@@ -15,6 +15,7 @@ NO_KEY: Final[tuple[KeyScope, ...]] = ()
 """The route needs no API key: it is public, or its request carries a signature or credential of its own."""
 _SEND: Final = (KeyScope.SEND,)
 _HISTORY: Final = (KeyScope.HISTORY_READ,)
+_EXPORT: Final = (KeyScope.HISTORY_READ, KeyScope.EXPORTS)
 _READ_SUPPRESSIONS: Final = (KeyScope.SUPPRESSIONS_READ,)
 _WRITE_SUPPRESSIONS: Final = (KeyScope.SUPPRESSIONS_WRITE,)
 _READ_TEMPLATES: Final = (KeyScope.TEMPLATES_READ,)
@@ -35,6 +36,9 @@ ROUTE_SCOPES: Final[dict[tuple[str, str], tuple[KeyScope, ...]]] = {
     ("GET", "/api/v1/emails/{email_id}/versions"): _HISTORY,
     ("POST", "/api/v1/emails/lookup"): (KeyScope.HISTORY_READ, KeyScope.HISTORY_ADDRESSES),
     ("GET", "/api/v1/changes"): _HISTORY,
+    ("POST", "/api/v1/exports"): _EXPORT,
+    ("GET", "/api/v1/exports/{export_id}"): _EXPORT,
+    ("GET", "/api/v1/exports/{export_id}/download"): _EXPORT,
     ("GET", "/mail/v1/health"): NO_KEY,
     ("POST", "/mail/v1/"): _SEND,
     ("POST", "/mail/v1"): _SEND,

@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pipeline.errors import InvalidSettings
+from pipeline.exports.runner import EXPIRING, ExportRunner
 from pipeline.gateway.app import make_app
 from pipeline.gateway.certificates import ConnectorFactory
 from pipeline.gateway.connections import ConnectionGuard, ConnectionLimits, protocol_class
@@ -26,7 +27,9 @@ from pipeline.runtime.database import Pool
 from pipeline.runtime.fair_threads import FairThreads
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.private_files import make_private_folder, replace_file
+from pipeline.runtime.retention import run_retention
 from pipeline.runtime.sleep import sleep_unless
+from pipeline.runtime.tasks import cancel_tasks
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 
 SHUTDOWN_GRACE_S: Final = 6
@@ -115,11 +118,16 @@ async def _serve(rt: Runtime, state: GatewayState, server: GatewayServer, listen
     _announce(rt, listeners[0].getsockname()[1])
     spool_task = asyncio.create_task(state.spool.drain(rt.stop))
     buffer_task = asyncio.create_task(state.event_buffer.run())
+    export_tasks = [
+        asyncio.create_task(ExportRunner(rt, state.history.read).run()),
+        asyncio.create_task(run_retention(rt, EXPIRING)),
+    ]
     stop_task = asyncio.create_task(_stop_server(rt, server, buffer_task))
     try:
         await server.serve(sockets=listeners)
     finally:
         stop_task.cancel()
+        await cancel_tasks(export_tasks)
         await state.event_buffer.finish(buffer_task)
         await _end_draining(spool_task)
         state.spool.close()

@@ -1,5 +1,7 @@
 """Every route × every scope × another tenant's objects: what a key may do, asked over real HTTP."""
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 import psycopg
 import pytest
@@ -181,15 +183,8 @@ async def test_key_with_every_scope_reaches_no_object_of_another_tenant(settings
             assert (await ask("GET", f"/suppressions/{name}")).json()["suppressed"] == []
             assert (await ask("POST", "/suppressions/lookup", json={"address": name})).json()["suppressed"] == []
             assert (await ask("DELETE", f"/suppressions/{name}?brand=7")).status_code == 404
-        assert (await ask("GET", "/v1/Email/")).json()["Emails"] == []
-        assert (await ask("GET", f"/v1/Email/?Email={ADDRESS}")).json()["Emails"] == []
-        for path in ("/mail/v1/", "/mail/v1/?eq(id,mail-of-acme)", "/mail/v1/queued"):
-            assert (await ask("GET", path)).json()["data"] == []
-        for path in ("", "/timeline", "/versions"):
-            assert (await ask("GET", f"/api/v1/emails/{identified(1)}{path}")).status_code == 404
-        assert (await ask("GET", "/api/v1/emails")).json()["emails"] == []
-        assert (await ask("POST", "/api/v1/emails/lookup", json={"recipient": ADDRESS})).json()["emails"] == []
-        assert (await ask("GET", "/api/v1/changes")).json()["changes"] == []
+        export_id = (await served.http.post("/api/v1/exports", json={}, headers=own)).json()["export_id"]
+        await _read_history_as_another_tenant(ask, export_id)
         await _write_as_another_tenant(served, foreign)
 
         assert len((await served.http.get("/api/v1/emails", headers=own)).json()["emails"]) == 1
@@ -198,7 +193,10 @@ async def test_key_with_every_scope_reaches_no_object_of_another_tenant(settings
         assert len((await served.http.get("/v1/Email/", headers=own)).json()["Emails"]) == 1
         readers = {route for route, scopes in KEYED.items() if route[0] == "GET" and scopes}
         assert {path for _, path in readers} <= {"/v1/Email", "/mail/v1"} | {
-            path.replace("welcome", "{name}").replace(ADDRESS, "{address:path}").replace(identified(1), "{email_id}")
+            path.replace("welcome", "{name}")
+            .replace(ADDRESS, "{address:path}")
+            .replace(identified(1), "{email_id}")
+            .replace(export_id, "{export_id}")
             for _, path in asked
         }
 
@@ -222,6 +220,20 @@ async def _make_objects(served: Gateway, own: dict[str, str]) -> tuple[str, str]
     await until(is_listed)
     assert len((await served.http.get("/mail/v1/", headers=own)).json()["data"]) == 1
     return pushed.json()["id"], suppressed.json()["address_hash"]
+
+
+async def _read_history_as_another_tenant(ask: Callable[..., Awaitable[Response]], export_id: str) -> None:
+    assert (await ask("GET", "/v1/Email/")).json()["Emails"] == []
+    assert (await ask("GET", f"/v1/Email/?Email={ADDRESS}")).json()["Emails"] == []
+    for path in ("/mail/v1/", "/mail/v1/?eq(id,mail-of-acme)", "/mail/v1/queued"):
+        assert (await ask("GET", path)).json()["data"] == []
+    for path in ("", "/timeline", "/versions"):
+        assert (await ask("GET", f"/api/v1/emails/{identified(1)}{path}")).status_code == 404
+    for path in ("", "/download"):
+        assert (await ask("GET", f"/api/v1/exports/{export_id}{path}")).status_code == 404
+    assert (await ask("GET", "/api/v1/emails")).json()["emails"] == []
+    assert (await ask("POST", "/api/v1/emails/lookup", json={"recipient": ADDRESS})).json()["emails"] == []
+    assert (await ask("GET", "/api/v1/changes")).json()["changes"] == []
 
 
 async def _insert_mail(connection: psycopg.AsyncConnection[object]) -> None:

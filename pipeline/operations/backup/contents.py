@@ -64,6 +64,7 @@ REBUILT_TABLES: Final = (
     # Whoever is signed in to the console signs in again.
     "admin.console_sessions",
     "public.schema_migrations",
+    *("exports.jobs", "exports.chunks"),
 )
 """The tables that are not saved."""
 

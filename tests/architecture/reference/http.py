@@ -12,6 +12,7 @@ TAGS: Final = {
     "extrahorizon": "Extra Horizon",
     "freshmail": "FreshMail",
     "history": "history",
+    "exports": "exports",
     "templates": "templates",
     "suppressions": "suppressions",
     "tracking": "tracking",
