@@ -3,6 +3,7 @@
 The application includes its router. :mod:`pipeline.gateway.routes.changes` is the feed of what changes.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
@@ -18,6 +19,8 @@ from pipeline.gateway.openapi import api_v1 as openapi
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.request_body import decode_body, read_body
 from pipeline.gateway.state import GatewayState
+from pipeline.gateway.tenant_questions import RETRY_LATER, TURN_WAIT_S
+from pipeline.runtime.fair_threads import CURRENT_CALLER
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer, canonical_address
 from projections import email_cursor, email_queries
@@ -43,6 +46,9 @@ OPENAPI_TYPES: Final = api_v1.OPENAPI_TYPES
 LOOKUP_MAX_BYTES: Final = 20_000
 VERSIONS_PER_PAGE: Final = 100
 MAX_VERSION_NUMBER: Final = 2**31 - 1
+QUESTION_TIMEOUT_S: Final = 10.0
+"""Seconds for all queries of one question, as `email_queries.QUERY_TIMEOUT` is for each in Postgres."""
+NOT_PROJECTED: Final = "this moment is not in the history yet; send it again"
 TOO_SLOW: Final = (
     "the question takes more than 10 seconds; ask for less: a shorter time of acceptance, a filter that fewer emails "
     "match, or no exact count"
@@ -80,23 +86,43 @@ class EmailHistoryRoutes:
 
     def __init__(self, state: GatewayState) -> None:
         self._history = state.history
+        self._clock = state.runtime.clock
+        self.questions = state.questions
         self.signer = Signer(secret_ring(state.runtime.settings), "cursor")
 
-    async def read(self, request: Request, read: HistoryQuestion[T], as_of: Millis | None = None) -> tuple[Millis, T]:
-        """Return a moment and what was read as of it: ``as_of``, but never later than what is projected.
+    async def read(
+        self,
+        request: Request,
+        read: HistoryQuestion[T],
+        as_of: Millis | None = None,
+        *,
+        is_shown: bool = False,
+        turn_wait_s: float | None = TURN_WAIT_S,
+    ) -> tuple[Millis, T]:
+        """Return a moment and what was read as of it: ``as_of``; what is projected without it, or if it is to come.
 
-        The query ends with the client's connection. Raises HttpProblem 504 for one that takes too long.
+        ``is_shown``: an earlier answer showed this moment, so that it is not to come, whatever our clock says. Each
+        tenant has a few questions at once, and all queries of one have `QUESTION_TIMEOUT_S` together; they end with
+        the client's connection. Raises HttpProblem 429, 503 for a moment that is not projected yet, and 504.
         """
+        wanted = as_of if is_shown or as_of is None or as_of <= self._clock() else None
 
         async def read_history(connection: Connection) -> tuple[Millis, T]:
-            latest = await latest_projected_time(connection)
-            moment = latest if as_of is None else min(as_of, latest)
-            async with email_queries.limited_time(connection):
-                return moment, await read(connection, moment)
+            async with asyncio.timeout(QUESTION_TIMEOUT_S):
+                latest = await latest_projected_time(connection)
+                if wanted is not None and wanted > latest >= 0:
+                    raise HttpProblem(503, NOT_PROJECTED, "as_of", RETRY_LATER)
+                moment = latest if wanted is None else min(wanted, latest)  # -1 while nothing was ever projected
+                async with email_queries.limited_time(connection):
+                    return moment, await read(connection, moment)
+
+        async def read_in_turn() -> tuple[Millis, T]:
+            async with self.questions.turn(CURRENT_CALLER.get(), turn_wait_s):
+                return await self._history.read(read_history, wanted)
 
         try:
-            return await run_while_connected(request, self._history.read(read_history, as_of))
-        except email_queries.EmailQueryTimeout:
+            return await run_while_connected(request, read_in_turn())
+        except (email_queries.EmailQueryTimeout, TimeoutError):
             raise HttpProblem(504, TOO_SLOW, f"{request.method} {request.url.path}") from None
 
     async def page(self, request: Request, key: ApiKey, parameters: api_v1_query.Parameters) -> Response:
@@ -115,7 +141,7 @@ class EmailHistoryRoutes:
                 return page, None
             return page, await email_queries.count_emails(connection, own, exact=listing.count == "exact")
 
-        moment, (page, count) = await self.read(request, find, as_of)
+        moment, (page, count) = await self.read(request, find, as_of, is_shown=bool(listing.cursor))
         next_cursor = ""
         if page.next_position is not None:
             shown = msgspec.structs.replace(query, as_of=moment)
