@@ -271,7 +271,7 @@ async def test_slow_questions_of_a_tenant_leave_connections_to_others(
     async with gateway(settings) as served, contextlib.AsyncExitStack() as held:
         await some_emails(served)
         await get(served)
-        monkeypatch.setattr(email_queries, "find_emails", _sleep)
+        monkeypatch.setattr(email_queries, "find_emails", _hold_connection)
         slow = [asyncio.create_task(get(served)) for _ in range(QUESTIONS_AT_ONCE + 1)]
         done, running = await asyncio.wait(slow, return_when=asyncio.FIRST_COMPLETED)
         refused = done.pop().result()
@@ -310,6 +310,10 @@ async def test_query_ends_when_its_client_leaves(settings: Settings, monkeypatch
             while (row := await (await connection.execute(query)).fetchone()) != (1,):  # this query itself
                 assert time.monotonic() < deadline, row
                 await asyncio.sleep(0.05)
+
+
+async def _hold_connection(_connection: Any, _query: Any) -> Any:
+    await asyncio.Event().wait()
 
 
 async def _sleep(connection: Any, _query: Any) -> Any:

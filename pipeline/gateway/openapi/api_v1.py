@@ -87,6 +87,7 @@ TIMELINE_EXAMPLE: Final[dict[str, Any]] = {
             "details": {"provider": "sendgrid", "code": 202, "provider_message_id": "14c5d75ce93.dfd.64b469"},
         }
     ],
+    "truncated": False,
 }
 _EXAMPLES: Final[dict[str, Any]] = {
     "EmailListResponse": LISTING_EXAMPLE,

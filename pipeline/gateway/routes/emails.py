@@ -45,6 +45,7 @@ from topics.record import EmailId, Millis
 OPENAPI_TYPES: Final = api_v1.OPENAPI_TYPES
 LOOKUP_MAX_BYTES: Final = 20_000
 VERSIONS_PER_PAGE: Final = 100
+TIMELINE_MAX_FACTS: Final = 1_000
 MAX_VERSION_NUMBER: Final = 2**31 - 1
 QUESTION_TIMEOUT_S: Final = 10.0
 """Seconds for all queries of one question, as `email_queries.QUERY_TIMEOUT` is for each in Postgres."""
@@ -88,6 +89,7 @@ class EmailHistoryRoutes:
         self._history = state.history
         self._clock = state.runtime.clock
         self.questions = state.questions
+        self.projected_time = state.history.projected_time
         self.signer = Signer(secret_ring(state.runtime.settings), "cursor")
 
     async def read(
@@ -146,7 +148,7 @@ class EmailHistoryRoutes:
         if page.next_position is not None:
             shown = msgspec.structs.replace(query, as_of=moment)
             next_cursor = email_cursor.encode_email_cursor(self.signer.tag, shown, question, page.next_position)
-        return json_response(_list_response(key, question, page.rows, moment, next_cursor, count))
+        return await build_response(lambda: _list_response(key, question, page.rows, moment, next_cursor, count))
 
     def _continued(
         self, tenant: str, listing: api_v1_query.ListingRequest
@@ -221,6 +223,11 @@ def json_response(body: Any) -> Response:
     return Response(_ENCODE(body), media_type="application/json")
 
 
+async def build_response(build: Callable[[], Any]) -> Response:
+    """Return a response with the JSON body that ``build`` returns, made in a thread, because it may be large."""
+    return await asyncio.to_thread(lambda: json_response(build()))
+
+
 def _list_response(  # noqa: PLR0917 - all of it is needed
     key: ApiKey,
     question: EmailQuestion,
@@ -276,20 +283,26 @@ def _add_email_routes(routes: APIRouter, caller: Any, emails: EmailHistoryRoutes
         """Show all facts about an email that were known at a moment, in causal order.
 
         Among them are all attempts to send it, repeated events with their places on the log, and all attempts to report
-        conversions.
+        conversions. Of more than 1,000 facts the earliest are shown, and `truncated` is true; an export has all.
         """
         known = EmailId(email_id.lower())
 
-        async def read(connection: Connection, moment: Millis) -> list[TimelineFact]:
+        async def read(connection: Connection, moment: Millis) -> tuple[list[TimelineFact], bool]:
             if not is_storable_id(known):
-                return []
-            return (await email_queries.find_timelines(connection, [known], moment)).get(known, [])
+                return [], False
+            return await email_queries.find_timeline(connection, known, moment, TIMELINE_MAX_FACTS)
 
-        moment, row, timeline = await emails.one_email(request, key, email_id, as_of, read)
+        moment, row, (timeline, is_truncated) = await emails.one_email(request, key, email_id, as_of, read)
         masked = masks_addresses(key)
-        entries = [api_v1.timeline_entry_view(entry, masks_addresses=masked) for entry in in_causal_order(timeline)]
-        return json_response(
-            api_v1.TimelineResponse(as_of=api_v1.rfc3339(moment), email_id=row.state.email_id, timeline=entries)
+        return await build_response(
+            lambda: api_v1.TimelineResponse(
+                as_of=api_v1.rfc3339(moment),
+                email_id=row.state.email_id,
+                timeline=[
+                    api_v1.timeline_entry_view(entry, masks_addresses=masked) for entry in in_causal_order(timeline)
+                ],
+                truncated=is_truncated,
+            )
         )
 
 
@@ -309,20 +322,21 @@ def _add_version_route(routes: APIRouter, caller: Any, emails: EmailHistoryRoute
         """Show all versions of an email up to a moment, oldest first, 100 a page."""
         known, tenant = EmailId(email_id.lower()), key.tenant.tenant
 
-        async def read(connection: Connection, moment: Millis) -> list[EmailRow]:
+        async def read(connection: Connection, moment: Millis) -> EmailPage:
             if not is_storable_id(known):
-                return []
+                return EmailPage([], None)
             return await email_queries.find_versions(
-                connection, tenant, known, moment, after_version=after_version, limit=VERSIONS_PER_PAGE + 1
+                connection, tenant, known, moment, after_version=after_version, limit=VERSIONS_PER_PAGE
             )
 
-        moment, row, versions = await emails.one_email(request, key, email_id, as_of, read)
-        page = versions[:VERSIONS_PER_PAGE]
-        views = [api_v1.email_view(version, masks_addresses=masks_addresses(key)) for version in page]
-        next_version = page[-1].version if len(versions) > len(page) else None
-        return json_response(
-            api_v1.VersionsResponse(
-                as_of=api_v1.rfc3339(moment), email_id=row.state.email_id, versions=views, next_version=next_version
+        moment, row, page = await emails.one_email(request, key, email_id, as_of, read)
+        masked = masks_addresses(key)
+        return await build_response(
+            lambda: api_v1.VersionsResponse(
+                as_of=api_v1.rfc3339(moment),
+                email_id=row.state.email_id,
+                versions=[api_v1.email_view(version, masks_addresses=masked) for version in page.rows],
+                next_version=None if page.next_position is None else page.rows[-1].version,
             )
         )
 

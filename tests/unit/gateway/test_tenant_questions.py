@@ -1,4 +1,4 @@
-"""How many questions and long polls a tenant may have at once."""
+"""Limits of the questions and long polls that a tenant has at once."""
 
 import contextlib
 
