@@ -4,7 +4,8 @@ MailfoldError
 ├── RoleStopped                 SIGTERM or SIGINT came before something was done
 ├── RecoverableError            trying again later may help, and nothing is lost
 │   ├── LogUnavailable          Kafka did not confirm in time
-│   │   └── ClientRefused          Kafka answers, but does not let this client in
+│   │   ├── ClientRefused          Kafka answers, but does not let this client in
+│   │   └── ActionNotRecorded      an operator's change was not recorded, and therefore not made
 │   ├── DatabaseUnavailable
 │   ├── DatabaseReplaced        another Postgres server answers than before; it may lag behind
 │   ├── LookupCancelled         a batch of lookups was cancelled and has no result
@@ -68,6 +69,10 @@ class LogUnavailable(RecoverableError):
 
 class ClientRefused(LogUnavailable):
     """Kafka does not let this client in: a login, a certificate or a right is wrong."""
+
+
+class ActionNotRecorded(LogUnavailable):
+    """The change was not made, because the log did not confirm its record."""
 
 
 class DatabaseUnavailable(RecoverableError):

@@ -44,7 +44,7 @@ class CountMetric(msgspec.Struct, frozen=True, kw_only=True):
     bounce_class: str | None = None
     """The class of bounces by which the history API finds them, beside the facts."""
     is_of_events: bool = False
-    """Whether it counts events instead of emails. Their times are not kept, so the event view does not have it."""
+    """True if it counts events instead of emails. Their times are not kept, so the event view does not have it."""
 
 
 class RateMetric(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +56,7 @@ class RateMetric(msgspec.Struct, frozen=True, kw_only=True):
     numerator: str
     denominator: str
     elsewhere: str
-    """Who else defines it, and how."""
+    """Definitions of others."""
     enough: int = DEFAULT_ENOUGH
     """Denominators below this are too few to say anything."""
     thresholds: tuple[float, ...] = ()

@@ -93,7 +93,7 @@ _INDEX: Final = {name: index for index, name in enumerate(NUMBERS)}
 
 
 class StatisticsGroup(msgspec.Struct, frozen=True):
-    """What the emails of a group have in common."""
+    """The values that the emails of a group have in common."""
 
     tenant: str
     brand: str
@@ -137,14 +137,14 @@ class StatisticsCell(NamedTuple):
 
 
 class CountedState(msgspec.Struct, frozen=True):
-    """What is counted of an email: its state then, and its group; nothing while its request is not known."""
+    """The part of an email that is counted: its state then, and its group; nothing while its request is not known."""
 
     group_id: int | None = None
     state: EmailState | None = None
 
 
 class EmailContribution(msgspec.Struct, frozen=True):
-    """What one email adds, and where."""
+    """The numbers that one email adds, and their place."""
 
     tenant: str
     accepted_at: Millis
@@ -154,15 +154,15 @@ class EmailContribution(msgspec.Struct, frozen=True):
 
 Times = dict[tuple[str, str], tuple[int, Millis]]
 Contributed = Mapping[tuple[str, str], tuple[int, Millis]]
-"""What an email adds: by a name of :data:`NUMBERS` and a word that keeps several of that name apart, the number and its
-time."""
+"""The number and time of each thing that an email adds, by a name of :data:`NUMBERS` and a word that keeps several of
+that name apart."""
 
 
 class StatisticsChanges(msgspec.Struct):
-    """What the changes of one partition's batch move in the rollups."""
+    """The effect of one partition's batch on the rollups."""
 
     cells: dict[StatisticsCell, list[int]] = msgspec.field(default_factory=dict)
-    """What is added to each cell's numbers, in the order of :data:`NUMBERS`."""
+    """The numbers that are added to each cell, in the order of :data:`NUMBERS`."""
     group_ids: dict[EmailId, int | None] = msgspec.field(default_factory=dict)
     """The group of each email whose row is written."""
     groups: dict[int, StatisticsGroup] = msgspec.field(default_factory=dict)

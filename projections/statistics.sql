@@ -94,5 +94,15 @@ where s.tenant = row.tenant and s.by_event = row.by_event and s.slot = row.slot 
         s.clicked_machine, s.clicked, s.opens_human, s.opens_machine, s.clicks_human, s.clicks_machine,
         s.conversions_owed, s.conversions_told, s.conversions_refused, s.conversions_dead])
 
+-- name: sums
+-- Its parts are put in by `statistics_queries`: columns and conditions of the question.
+select {columns}
+from projections.statistics s join projections.statistics_groups g using (group_id)
+where s.tenant = %(tenant)s and s.by_event = %(by_event)s and s.slot >= %(first)s and s.slot < %(end)s {filters}
+group by {keys} limit %(limit)s
+
+-- name: limit_time
+select set_config('statement_timeout', %(timeout)s, true)
+
 -- name: complete_from
 select complete_from from projections.statistics_coverage

@@ -1,6 +1,6 @@
 """Compares the live schema of projections with a rebuilt one and swaps them; `mailfold rebuild` uses it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,7 +62,7 @@ async def discard_rebuild(connection: Connection) -> None:
 async def differences(connection: Connection) -> list[TableDifference]:
     """Return the differences of all tables. Call it in a repeatable-read transaction, so that it sees one snapshot."""
     row = await (await connection.execute(SQL["live_complete_from"])).fetchone()
-    compared = (*COMPARED_TABLES, *(STATISTICS_TABLES if row == (0,) else ()))
+    compared = (*COMPARED_TABLES, *(STATISTICS_TABLES if row is None else ()))
     tables = [await _compare(connection, table) for table in compared]
     tables.append(await _compare_jobs(connection))
     return [difference for difference in tables if difference.only_grown or difference.only_rebuilt]
@@ -133,10 +133,24 @@ async def swap_schemas(connection: Connection) -> int:
         if rows:
             await connection.execute(sink.SQL["add_jobs"], by_column(rows))
             await connection.execute(sink.SQL["notify_emitters"])
+        views = await (await connection.execute(SQL["analytics_views"])).fetchall()
         for old, new in ((LIVE_SCHEMA, OLD_SCHEMA), (REBUILD_SCHEMA, LIVE_SCHEMA)):
             rename = sql.SQL("alter schema {} rename to {}").format(sql.Identifier(old), sql.Identifier(new))
             await connection.execute(rename)
+        await _redefine_views(connection, views)
         return len(rows)
+
+
+async def _redefine_views(connection: Connection, views: Sequence[tuple[str, str]]) -> None:
+    """Point the views to the tables that now have the names in their definitions, instead of the tables that had them.
+
+    Their grants and comments stay. Names in definitions have their schemas, because none is in the search path.
+    """
+    for name, definition in views:
+        view = sql.Identifier("analytics", name)
+        # Postgres wrote the definition; it isn't a text from outside.
+        query = sql.SQL("create or replace view {} with (security_barrier) as {}")
+        await connection.execute(query.format(view, sql.SQL(definition)))
 
 
 async def _missing_conversions(connection: Connection) -> tuple[list[PendingConversion], dict[Any, str]]:

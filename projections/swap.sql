@@ -22,3 +22,8 @@ from projections.next_offsets l where (l.topic, l.partition) = (r.topic, r.parti
 
 -- name: live_complete_from
 select complete_from from projections.statistics_coverage
+
+-- name: analytics_views
+-- Without a search path, so that the definitions name the schemas.
+select relname, pg_get_viewdef(oid) from (select set_config('search_path', '', true)) as path, pg_class
+where relkind = 'v' and relnamespace = 'analytics'::regnamespace order by relname

@@ -14,7 +14,7 @@ from tests.support.chromium import SeenPage, chromium, sign_in
 
 START_TIMEOUT_S = 300.0
 WINDOWS = tuple((width, dark) for width in (1280, 390) for dark in (False, True))
-SEARCHES = {"delivered": "status:delivered", "bounced": "status:bounced", "complained": "status:complaint"}
+SEARCHES = {"delivered": "status:delivered", "bounced": "status:bounced", "complained": "status:complained"}
 
 
 async def take_pictures(folder: Path) -> None:
@@ -67,6 +67,7 @@ async def take_all(seen: SeenPage, key: str, folder: Path, suffix: str) -> None:
         await seen.page.wait_for_url(re.compile(r"/console/emails/[0-9a-f-]{36}$"))
         await take(f"email-{name}")
     await seen.page.get_by_role("link", name="Show the message").click()
+    await seen.page.frame_locator("iframe").get_by_text("Hello").first.wait_for()
     await take("message")
     await seen.open("/console/suppressions")
     await seen.page.get_by_role("button", name="details").first.click()

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from topics.acks import Ack
+from topics.actions import OperatorAction
 from topics.changes import EmailChange, Tick
 from topics.contents import ContentChunk
 from topics.conversions import ConversionResult
@@ -139,6 +140,16 @@ DEAD_LETTERS: Final = Topic(
     loss="records that nobody has replayed are lost",
 )
 
+OPERATOR_ACTIONS: Final = Topic(
+    name="operator-actions",
+    key="none",
+    value=OperatorAction,
+    retention_text="400 days",
+    retention_ms=400 * DAY_MS,
+    has_one_partition=True,
+    loss="nobody can tell any more who changed what",
+)
+
 TOPICS: Final = (
     MESSAGE_CONTENTS,
     SEND_REQUESTS,
@@ -152,6 +163,9 @@ TOPICS: Final = (
     TEMPLATES,
     SUPPRESSIONS,
     DEAD_LETTERS,
+    OPERATOR_ACTIONS,
 )
+ROLE_TOPICS: Final = tuple(topic for topic in TOPICS if topic is not OPERATOR_ACTIONS)
+"""The topics without which roles can't work; without the other one, operators can't change anything."""
 FACT_TOPICS: Final = (SEND_REQUESTS, PROVIDER_ACKS, DELIVERY_EVENTS, CONVERSION_RESULTS)
 """The topics that the fold reads."""

@@ -7,6 +7,7 @@ from pipeline.admin.api_keys import (
     KEY_PATTERN,
     ApiKey,
     KeyLimits,
+    NewKey,
     add_key,
     find_key,
     find_keys,
@@ -17,6 +18,7 @@ from pipeline.admin.api_keys import (
     note_key_use,
     revoke_key,
     rotate_key,
+    unknown_key,
 )
 from pipeline.admin.brands import (
     Brand,
@@ -71,6 +73,7 @@ __all__ = [
     "Destination",
     "KeyLimits",
     "KeyScope",
+    "NewKey",
     "Provider",
     "SenderDomain",
     "SenderRules",
@@ -108,5 +111,6 @@ __all__ = [
     "rotate_key",
     "rotate_webhook_key",
     "suspend_tenant",
+    "unknown_key",
     "unknown_tenant",
 ]

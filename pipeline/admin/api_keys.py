@@ -107,6 +107,18 @@ class ListedKey(NamedTuple):
     revoked_at: datetime | None
 
 
+class NewKey:
+    """A key that is to be added: its text, which nobody else knows yet, and the name that it will have."""
+
+    def __init__(self, limits: KeyLimits) -> None:
+        self.text = make_key()
+        self.name = _stored_hash(self.text, limits).hex()[:NAME_CHARS]
+
+    def __repr__(self) -> str:
+        """Return the name alone."""
+        return f"NewKey({self.name})"
+
+
 def make_key() -> str:
     """Return a new random key."""
     text = KEY_PREFIX + "".join(secrets.choice(_DIGITS) for _ in range(_RANDOM_CHARS))
@@ -158,13 +170,19 @@ def check_limits(limits: KeyLimits) -> None:
 
 
 async def add_key(
-    pool: Pool, tenant: str, label: str = "", limits: KeyLimits = KeyLimits(), *, made_by: str = ""
+    pool: Pool,
+    tenant: str,
+    label: str = "",
+    limits: KeyLimits = KeyLimits(),
+    *,
+    made_by: str = "",
+    new: NewKey | None = None,
 ) -> str:
     """Add an API key and return it; it cannot be shown again, because only its hash is stored. Raise Refused."""
     check_limits(limits)
     if len(label) > LABEL_MAX_CHARS:
         raise Refused(f"over {LABEL_MAX_CHARS} characters", "label")
-    key = make_key()
+    key = (new or NewKey(limits)).text
     networks = [str(network) for network in limits.networks]
     stored = (_stored_hash(key, limits), tenant, label, _stored_scopes(limits))
     await execute(pool, "add_key", *stored, limits.brand, networks, limits.expires_at, made_by)
@@ -180,7 +198,7 @@ async def rotate_key(
     """
     rows = await fetch_rows(pool, "key_named", name)
     if not rows:
-        raise NotFound(_unknown(name))
+        raise unknown_key(name)
     old = _api_key(rows[0])
     limits = old.limits if scopes is None else replace(old.limits, scopes=scopes)
     check_limits(limits)
@@ -195,14 +213,14 @@ async def rotate_key(
         made_by=made_by,
     )
     if not is_rotated:
-        raise NotFound(_unknown(name))
+        raise unknown_key(name)
     return key
 
 
 async def revoke_key(pool: Pool, name: str) -> None:
     """Revoke an API key by the name that `mailfold keys list` shows. Raise NotFound."""
     if not await execute(pool, "revoke_key", name):
-        raise NotFound(_unknown(name))
+        raise unknown_key(name)
 
 
 async def list_keys(pool: Pool) -> list[ListedKey]:
@@ -246,10 +264,11 @@ def _stored_scopes(limits: KeyLimits) -> list[str] | None:
     return None if limits.scopes is None else sorted(limits.scopes)
 
 
-def _unknown(name: str) -> str:
+def unknown_key(name: str) -> NotFound:
+    """Return the error that no key has this name."""
     # A key that was given instead of its name must not be repeated in an error.
     shown = name if len(name) <= NAME_CHARS else "of that name"
-    return f"no API key {shown} in force; `mailfold keys list` shows their names"
+    return NotFound(f"no API key {shown} in force; `mailfold keys list` shows their names")
 
 
 def _checksum(text: str) -> str:

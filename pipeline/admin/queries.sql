@@ -231,3 +231,15 @@ select count(*) > 0 and not coalesce(bool_or(tenant = %s), false) from admin.ten
 select 'domain', brand, domain from admin.sender_domains where tenant = %s and verified_at is not null
 union all
 select 'sender', brand, sender_address from admin.brands where tenant = %s
+
+-- name: analytics_readers
+select role::text, tenant from admin.analytics_readers order by role, tenant
+
+-- name: add_analytics_reader
+insert into admin.analytics_readers (role, tenant) values (%s, %s) on conflict do nothing
+
+-- name: remove_analytics_reader
+delete from admin.analytics_readers where role = %s
+
+-- name: role_exists
+select from pg_roles where rolname = %s

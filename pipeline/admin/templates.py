@@ -8,12 +8,13 @@ from typing import Final
 
 import msgspec
 
+from pipeline.admin.actions import OperatorChange
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import Log, LogEntry
 from projections import templates
 from topics.registry import TEMPLATES
-from topics.templates import Template
+from topics.templates import LOCALIZATIONS_NAME, Template
 
 PROJECTION_TIMEOUT_S: Final = 3.0
 """Seconds to wait for the projector, so that the caller's next message can use the pushed version."""
@@ -31,6 +32,18 @@ async def push_template(rt: Runtime, log: Log, draft: Template) -> tuple[Templat
     while not (is_usable := await _is_projected(rt, template)) and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.05)
     return template, is_usable
+
+
+async def template_change(rt: Runtime, draft: Template, reason: str = "") -> OperatorChange:
+    """Return what the record of actions says about the push of a draft."""
+    async with rt.pool.connection() as connection:
+        if draft.name == LOCALIZATIONS_NAME:
+            newest = await templates.get_localizations(connection, draft.tenant)
+        else:
+            newest = await templates.get_template(connection, draft.tenant, draft.name)
+    before = None if newest is None else {"version": newest.version, "hash": newest.hash}
+    after = {"hash": draft.hash}
+    return OperatorChange("templates.push", draft.name, draft.tenant, reason=reason, before=before, after=after)
 
 
 async def _is_projected(rt: Runtime, template: Template) -> bool:

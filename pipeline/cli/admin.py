@@ -8,16 +8,21 @@ from urllib.parse import urlsplit
 import typer
 
 from pipeline import admin
+from pipeline.admin.actions import ActionRecorder, OperatorChange
+from pipeline.admin.shown import shown_destination, shown_row
 from pipeline.cli.context import (
     CREDENTIAL_SOURCE_HELP,
+    ReasonOption,
     command_settings,
     console,
     read_credential,
+    run_change,
     run_with_pool,
     table,
 )
 from pipeline.emit.ssrf import is_public
 from pipeline.errors import Refused
+from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.secret_ring import secret_ring
 
 destinations = typer.Typer(help="URLs to which a brand's conversions are sent.", no_args_is_help=True)
@@ -44,11 +49,20 @@ def add_destination(
         bool,
         typer.Option("--insecure-http", help="Accept an http URL: the network can read the key and the conversions."),
     ] = False,
+    reason: ReasonOption = "",
 ) -> None:
     """Add the destination of a brand's conversions, or change it."""
     _check_url(url, insecure_http=insecure_http)
     row = admin.Destination(tenant, brand, url.rstrip("/"), read_credential("X-API-KEY", key_env), user_id_integer)
-    run_with_pool(lambda pool, settings: admin.add_destination(pool, row, secret_ring(settings)))
+
+    async def add(rt: Runtime, actions: ActionRecorder) -> None:
+        before, after = await shown_row(rt.pool, "destination_shown", tenant, brand), shown_destination(row)
+        target = f"{tenant}/{brand}"
+        change = OperatorChange("destinations.add", target, tenant=tenant, reason=reason, before=before, after=after)
+        async with actions.recorded(change):
+            await admin.add_destination(rt.pool, row, secret_ring(rt.settings))
+
+    run_change(add)
     console().print(f"conversions of brand {brand} of {tenant} go to {row.url}/email/conversion", markup=False)
     for line in _warnings(url):
         typer.echo(f"warning: {line}", err=True)

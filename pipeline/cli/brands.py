@@ -2,20 +2,25 @@
 
 import math
 import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline import admin
+from pipeline.admin.actions import ActionRecorder, OperatorChange
+from pipeline.admin.shown import shown_row
 from pipeline.cli.admin import TenantOption
-from pipeline.cli.context import cell, console, run_with_pool, table
+from pipeline.cli.context import ReasonOption, cell, console, run_change, run_with_pool, table
 from pipeline.content import dkim
 from pipeline.content.addresses import address_problem, header_text_problem
 from pipeline.content.dkim import DkimKey
 from pipeline.dispatch.routing.rendezvous import Route
 from pipeline.dispatch.routing.routes import get_brand_routing, set_dkim, set_routes
 from pipeline.errors import NotFound, Refused
+from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.database import Pool
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
@@ -39,11 +44,13 @@ def add_brand(
     trap_link: Annotated[
         bool, typer.Option("--trap-link", help="Add a hidden link to HTML: clicks on it are by robots.")
     ] = False,
+    reason: ReasonOption = "",
 ) -> None:
     """Add a brand, or change it; its routes and its DKIM key stay as they are."""
     name, address = _parse_sender(sender)
     row = admin.Brand(tenant, brand, provider, unknown, unsubscribe, trap_link, address, name)
-    run_with_pool(lambda pool, _: admin.add_brand(pool, row))
+    change = OperatorChange("brands.add", brand, tenant, reason=reason, after=asdict(row))
+    _change(change, lambda rt: admin.add_brand(rt.pool, row))
     console().print(f"brand {brand} of {tenant} sends through {provider}", markup=False)
 
 
@@ -63,10 +70,13 @@ def route(
         list[str] | None, typer.Argument(help="provider=weight …; without any, the brand's one provider again.")
     ] = None,
     tenant: TenantOption = "default",
+    reason: ReasonOption = "",
 ) -> None:
     """Send a brand's mail through several providers, by weight; where one fails, the others take its share."""
     parsed = [_parse_route(text) for text in routes or []]
-    run_with_pool(lambda pool, _: set_routes(pool, tenant, brand, parsed))
+    after = {"routes": {each.provider: each.weight for each in parsed}}
+    change = OperatorChange("brands.route", brand, tenant, reason=reason, after=after)
+    _change(change, lambda rt: set_routes(rt.pool, tenant, brand, parsed))
     providers = ", ".join(f"{each.provider} ({each.weight:g})" for each in parsed) or "its one provider"
     console().print(f"brand {brand} of {tenant} sends through {providers}", markup=False)
 
@@ -86,17 +96,18 @@ def sign(
         bool, typer.Option("--ed25519", help="Make an Ed25519 key; not all receivers verify these, as they do RSA.")
     ] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Delete the key, and stop signing.")] = False,
+    reason: ReasonOption = "",
 ) -> None:
     """Sign a brand's messages over plain SMTP (DKIM), and print the record that its DNS needs."""
     if remove:
-        run_with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, None, secret_ring(settings)))
+        _set_dkim(tenant, brand, None, reason)
         console().print(f"messages of brand {brand} of {tenant} are no longer signed", markup=False)
         return
     if not domain or not selector:
         raise Refused("--domain and --selector are needed to sign")
     key = DkimKey(domain, selector, _read_key(key_file) if key_file else dkim.new_key(ed25519=ed25519))
     dkim.check_key(key)
-    run_with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, key, secret_ring(settings)))
+    _set_dkim(tenant, brand, key, reason)
     _print_record(key)
 
 
@@ -111,6 +122,26 @@ def record(brand: str, tenant: TenantOption = "default") -> None:
         return routing.dkim
 
     _print_record(run_with_pool(get_key))
+
+
+def _set_dkim(tenant: str, brand: str, key: DkimKey | None, reason: str) -> None:
+    after = None if key is None else {"domain": key.domain, "selector": key.selector}
+
+    async def make(rt: Runtime) -> None:
+        await set_dkim(rt.pool, tenant, brand, key, secret_ring(rt.settings))
+
+    _change(OperatorChange("brands.dkim", brand, tenant, reason=reason, after=after), make)
+
+
+def _change(change: OperatorChange, make: Callable[[Runtime], Awaitable[None]]) -> None:
+    """Record a change of a brand with what is stored of it, and make it."""
+
+    async def work(rt: Runtime, actions: ActionRecorder) -> None:
+        before = await shown_row(rt.pool, "brand_shown", change.tenant, change.target)
+        async with actions.recorded(replace(change, target=f"{change.tenant}/{change.target}", before=before)):
+            await make(rt)
+
+    run_change(work)
 
 
 def _print_record(key: DkimKey) -> None:

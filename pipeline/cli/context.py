@@ -4,27 +4,31 @@ It also holds the helpers with which commands print lists and read credentials.
 """
 
 import asyncio
+import getpass
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Annotated, Any, BinaryIO, Final, TypeVar
 
 import typer
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.admin.actions import ActionRecorder
 from pipeline.devstack.servers import postgres
 from pipeline.devstack.servers.data_dir import DataDir, is_port_taken
 from pipeline.devstack.supervisor import OPS_PORT_SETTINGS
 from pipeline.errors import DatabaseUnavailable, InvalidSettings, Refused
-from pipeline.runtime.bootstrap import Runtime, open_runtime
+from pipeline.runtime.bootstrap import Runtime, fresh_id, open_runtime, wall_clock
 from pipeline.runtime.conninfo import first_line
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from pipeline.runtime.environment import load_settings
+from pipeline.runtime.kafka import open_kafka_log
 from pipeline.runtime.private_files import open_private
 from pipeline.runtime.secret_fingerprints import open_checked_database
 from pipeline.runtime.secret_ring import has_secret
@@ -35,6 +39,9 @@ CREDENTIAL_SOURCE_HELP: Final = (
     "the NAME of an environment variable that holds it, or - to read a line of standard input; else you are prompted"
 )
 """The part of an option's help that says how to pass a credential."""
+ReasonOption = Annotated[
+    str, typer.Option("--reason", help="Why; `mailfold actions` shows it. It must contain no address.")
+]
 _MISSING_SERVER_HINT: Final = "set it, or start `mailfold up`"
 
 STDIN: Final = "-"
@@ -109,6 +116,37 @@ def run_with_runtime(work: Callable[[Runtime], Awaitable[T]]) -> T:
             return await work(rt)
 
     return run_command(main())
+
+
+def run_change(work: Callable[[Runtime, ActionRecorder], Awaitable[T]]) -> T:
+    """Run ``work``, which changes something, with Kafka and Postgres and the recorder of this user's changes.
+
+    Raise ActionNotRecorded where a change can't be recorded; it is not made then.
+    """
+    return run_with_runtime(lambda rt: work(rt, ActionRecorder(rt.log, rt.clock, rt.new_id, _actor())))
+
+
+def run_change_with_log(work: Callable[[Settings, ActionRecorder], Awaitable[T]]) -> T:
+    """Run ``work`` as :func:`run_change` does, but without Postgres, which would check this process's secrets."""
+
+    async def main(settings: Settings) -> T:
+        async with open_kafka_log(settings) as log:
+            return await work(settings, ActionRecorder(log, wall_clock, fresh_id, _actor()))
+
+    return run_with_kafka(main)
+
+
+def operating_user() -> str:
+    """Return the user who runs this command, and the machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "?"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _actor() -> str:
+    return f"cli {operating_user()}"
 
 
 def run_with_database(work: Callable[[Settings], Awaitable[T]]) -> T:

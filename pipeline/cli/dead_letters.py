@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.context import console, run_with_runtime, table
+from pipeline.admin.actions import ActionRecorder, OperatorChange
+from pipeline.cli.context import ReasonOption, console, run_change, run_with_runtime, table
 from pipeline.errors import Refused
 from pipeline.operations import dead_letters
 from pipeline.operations.dead_letters import DeadJob, DeadLetterEntry
@@ -48,11 +49,21 @@ def show(
 def replay(
     entry_id: Annotated[str, typer.Argument(help="The id that `mailfold dead list` shows.", metavar="[ID]")] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every dead and unknown job.")] = False,
+    reason: ReasonOption = "",
 ) -> None:
     """Replay: a job is pending again, with a new schedule; a dead letter's record is appended to its topic again."""
     if bool(entry_id) == everything:
         raise Refused("give an ID that `mailfold dead list` shows, or --all")
-    for replayed_id in run_with_runtime(lambda rt: dead_letters.replay(rt, entry_id or None)):
+
+    async def replay_recorded(rt: Runtime, actions: ActionRecorder) -> list[str]:
+        if everything:
+            async with actions.recorded(OperatorChange("dead.replay", "--all", reason=reason)):
+                return await dead_letters.replay(rt, None)
+        entry = await dead_letters.find_entry(rt, entry_id)
+        async with actions.recorded(dead_letters.replay_change(entry, reason)):
+            return await dead_letters.replay(rt, entry_id)
+
+    for replayed_id in run_change(replay_recorded):
         console().print(f"replayed {replayed_id}", markup=False)
 
 

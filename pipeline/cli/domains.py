@@ -7,13 +7,15 @@ import typer
 
 from pipeline import admin
 from pipeline.admin import SenderDomain
+from pipeline.admin.actions import ActionRecorder, OperatorChange
 from pipeline.cli.admin import TenantOption
-from pipeline.cli.context import console, minute, run_with_pool, table
+from pipeline.cli.context import ReasonOption, console, minute, run_change, run_with_pool, table
 from pipeline.cli.doctor import print_finding
 from pipeline.errors import NotFound
 from pipeline.operations import sender_domains
 from pipeline.operations.doctor.dns_records import DomainChecker
 from pipeline.operations.sender_domains import DomainReport
+from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.database import Pool
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
@@ -25,9 +27,22 @@ SenderBrandOption = Annotated[str, typer.Option("--brand", help="The brand that 
 
 
 @app.command("add")
-def add_domain(domain: DomainArgument, *, tenant: TenantOption = "default", brand: SenderBrandOption = "*") -> None:
+def add_domain(
+    domain: DomainArgument,
+    *,
+    tenant: TenantOption = "default",
+    brand: SenderBrandOption = "*",
+    reason: ReasonOption = "",
+) -> None:
     """Add a domain of a tenant, and print the TXT record that verifies it."""
-    row = run_with_pool(lambda pool, _: admin.add_sender_domain(pool, tenant, domain, brand))
+
+    async def add(rt: Runtime, actions: ActionRecorder) -> SenderDomain:
+        async with actions.recorded(
+            OperatorChange("domains.add", domain, tenant, reason=reason, after={"brand": brand})
+        ):
+            return await admin.add_sender_domain(rt.pool, tenant, domain, brand)
+
+    row = run_change(add)
     if row.verified_at is not None:
         console().print(f"{row.domain} is verified already", markup=False)
         return
@@ -69,9 +84,23 @@ def list_domains(
 
 
 @app.command("remove")
-def remove_domain(domain: DomainArgument, *, tenant: TenantOption = "default", brand: SenderBrandOption = "*") -> None:
+def remove_domain(
+    domain: DomainArgument,
+    *,
+    tenant: TenantOption = "default",
+    brand: SenderBrandOption = "*",
+    reason: ReasonOption = "",
+) -> None:
     """Remove a domain; where senders must be verified, mail from it is refused within five seconds."""
-    run_with_pool(lambda pool, _: admin.remove_sender_domain(pool, tenant, domain, brand))
+
+    async def remove(rt: Runtime, actions: ActionRecorder) -> None:
+        rows = await admin.list_sender_domains(rt.pool, tenant, domain)
+        before = {row.brand: {"verified_at": row.verified_at} for row in rows}
+        change = OperatorChange("domains.remove", domain, tenant, reason=reason, before=before, after={"brand": brand})
+        async with actions.recorded(change):
+            await admin.remove_sender_domain(rt.pool, tenant, domain, brand)
+
+    run_change(remove)
     console().print(f"{domain} is removed from brand {brand} of {tenant}", markup=False)
 
 
@@ -79,15 +108,18 @@ def remove_domain(domain: DomainArgument, *, tenant: TenantOption = "default", b
 def enforce_domains(
     tenant: TenantOption = "default",
     off: Annotated[bool, typer.Option("--off", help="Accept mail from every domain again.")] = False,
+    reason: ReasonOption = "",
 ) -> None:
     """Refuse a tenant's mail whose sender is not of a verified domain; `tenants add` begins so beside other tenants."""
 
-    async def enforce(pool: Pool) -> list[str]:
-        await admin.require_verified_senders(pool, tenant, is_required=not off)
-        rules = await admin.get_sender_rules(pool, tenant)
+    async def enforce(rt: Runtime, actions: ActionRecorder) -> list[str]:
+        change = OperatorChange("domains.enforce", tenant, tenant, reason=reason, after={"verified_senders": not off})
+        async with actions.recorded(change):
+            await admin.require_verified_senders(rt.pool, tenant, is_required=not off)
+        rules = await admin.get_sender_rules(rt.pool, tenant)
         return [brand for brand in sorted(rules.senders_by_brand) if rules.problem(brand, None)]
 
-    refused_brands = run_with_pool(lambda pool, _: enforce(pool))
+    refused_brands = run_change(enforce)
     if off:
         console().print(f"tenant {tenant} may send from every domain", markup=False)
         return

@@ -4,21 +4,32 @@ A key is printed once, alone on standard output, so that it can be redirected in
 where a command needs one, it reads it from standard input.
 """
 
-import getpass
 import ipaddress
 import re
-import socket
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
 
 from pipeline import admin
 from pipeline.admin import KeyLimits, KeyScope
+from pipeline.admin.actions import ActionRecorder, OperatorChange
 from pipeline.admin.api_keys import IpNetwork, ListedKey
-from pipeline.cli.context import cell, console, minute, read_credential, run_with_pool, table
+from pipeline.admin.shown import shown_limits, shown_row
+from pipeline.cli.context import (
+    ReasonOption,
+    cell,
+    console,
+    minute,
+    operating_user,
+    read_credential,
+    run_change,
+    run_with_pool,
+    table,
+)
 from pipeline.errors import NotFound, Refused
+from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.database import Pool
 
 app = typer.Typer(help="A tenant's API keys; only their hashes are stored.", no_args_is_help=True)
@@ -50,6 +61,7 @@ def add_key(
         list[str] | None,
         typer.Option(help="A network from which it may be used, as 203.0.113.0/24; repeatable. [everywhere]"),
     ] = None,
+    reason: ReasonOption = "",
 ) -> None:
     """Create an API key and show it; it can't be shown again."""
     limits = KeyLimits(
@@ -58,7 +70,15 @@ def add_key(
         tuple(map(_network, network or ())),
         _end(expires, datetime.now(UTC)) if expires else None,
     )
-    key = run_with_pool(lambda pool, _: admin.add_key(pool, tenant, label, limits, made_by=_maker()))
+    new = admin.NewKey(limits)
+
+    async def add(rt: Runtime, actions: ActionRecorder) -> str:
+        after = {"name": new.name, "label": label, **shown_limits(limits)}
+        change = OperatorChange("keys.add", new.name, tenant=tenant, reason=reason, after=after)
+        async with actions.recorded(change):
+            return await admin.add_key(rt.pool, tenant, label, limits, made_by=operating_user(), new=new)
+
+    key = run_change(add)
     console().print(key, markup=False)
     if limits.scopes is None:
         typer.echo(f"warning: this key may do everything of tenant {tenant}; --scope limits it", err=True)
@@ -88,32 +108,50 @@ def rotate_key(
     *,
     overlap: Annotated[str, typer.Option(help="The time for which the old key still works, as 12h or 7d.")] = "7d",
     scope: ScopeOption = None,
+    reason: ReasonOption = "",
 ) -> None:
     """Create a key in the place of another, with its limits, and show it; the other one ends after the overlap."""
     period = _period(overlap)
     if period is None:
         raise Refused(f"{overlap!r} is not a period such as 12h or 7d", "--overlap")
 
-    async def rotate(pool: Pool) -> tuple[str, str]:
-        old_name = await _resolved(pool, name)
+    async def rotate(rt: Runtime, actions: ActionRecorder) -> tuple[str, str]:
+        old_name = await _resolved(rt.pool, name)
         scopes = frozenset(scope) if scope else None
-        return old_name, await admin.rotate_key(pool, old_name, period, scopes=scopes, made_by=_maker())
+        before = await _shown_key(rt.pool, old_name)
+        after = {"overlap": overlap, "scopes": sorted(scopes) if scopes else before["scopes"]}
+        tenant = str(before["tenant"])
+        change = OperatorChange("keys.rotate", old_name, tenant=tenant, reason=reason, before=before, after=after)
+        async with actions.recorded(change):
+            key = await admin.rotate_key(rt.pool, old_name, period, scopes=scopes, made_by=operating_user())
+        return old_name, key
 
-    old_name, key = run_with_pool(lambda pool, _: rotate(pool))
+    old_name, key = run_change(rotate)
     console().print(key, markup=False)
     typer.echo(f"key {old_name} works for {overlap} more; `mailfold keys revoke {old_name}` ends it now", err=True)
 
 
 @app.command("revoke")
-def revoke_key(name: NameArgument) -> None:
+def revoke_key(name: NameArgument, *, reason: ReasonOption = "") -> None:
     """Revoke a key; every gateway refuses it, and its tokens, within three seconds."""
 
-    async def revoke(pool: Pool) -> str:
-        stored_name = await _resolved(pool, name)
-        await admin.revoke_key(pool, stored_name)
+    async def revoke(rt: Runtime, actions: ActionRecorder) -> str:
+        stored_name = await _resolved(rt.pool, name)
+        before = await _shown_key(rt.pool, stored_name)
+        tenant = str(before["tenant"])
+        async with actions.recorded(OperatorChange("keys.revoke", stored_name, tenant, reason=reason, before=before)):
+            await admin.revoke_key(rt.pool, stored_name)
         return stored_name
 
-    console().print(f"key {run_with_pool(lambda pool, _: revoke(pool))} is revoked", markup=False)
+    console().print(f"key {run_change(revoke)} is revoked", markup=False)
+
+
+async def _shown_key(pool: Pool, name: str) -> dict[str, Any]:
+    """Return a key's row as it may be shown. Raise NotFound, which does not repeat a key given instead of its name."""
+    row = await shown_row(pool, "key_shown", name)
+    if row is None:
+        raise admin.unknown_key(name)
+    return row
 
 
 async def _resolved(pool: Pool, name: str) -> str:
@@ -160,11 +198,3 @@ def _period(text: str) -> timedelta | None:
     if match is None:
         return None
     return timedelta(hours=int(match[1])) if match[2] == "h" else timedelta(days=int(match[1]))
-
-
-def _maker() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "?"
-    return f"{user}@{socket.gethostname()}"

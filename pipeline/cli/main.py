@@ -9,7 +9,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from pipeline.cli import (
+    actions,
     admin,
+    analytics,
     backup,
     brands,
     dead_letters,
@@ -26,6 +28,7 @@ from pipeline.cli import (
     roles,
     secrets,
     settings,
+    stats,
     suppressions,
     templates,
     tenants,
@@ -52,19 +55,23 @@ COMMAND_PANELS: Final = {
     "Stand-ins for development": ("sandbox", "receiver"),
     "Configuration": (
         *("tenants", "keys", "providers", "brands", "domains", "destinations", "templates", "suppressions"),
+        "analytics",
     ),
     "Inbound mail": ("inbound",),
-    "Inspection and repair": ("trace", "export", "status", "doctor", "recover", "dead", "lanes"),
+    "Inspection and repair": ("trace", "export", "status", "stats", "doctor", "recover", "dead", "lanes", "actions"),
     "Maintenance": (
         *("topics", "migrate", "upgrade", "backup", "restore", "rebuild", "renormalize", "secrets", "settings"),
     ),
 }
 """The panels of the help page, each with its commands, in order."""
 
-for _group in (up, dev, roles, inspect_commands, export, doctor, recover, backup, renormalize, settings, upgrade):
+_UNNAMED = (up, dev, roles, inspect_commands, export, doctor, recover, backup, renormalize, settings, stats, upgrade)
+for _group in _UNNAMED:
     app.add_typer(_group.app)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(admin.destinations, name="destinations")
+app.add_typer(actions.app, name="actions")
+app.add_typer(analytics.app, name="analytics")
 app.add_typer(brands.app, name="brands")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(providers_check.app, name="providers")

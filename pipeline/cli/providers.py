@@ -6,13 +6,23 @@ from urllib.parse import urlsplit
 import typer
 
 from pipeline import admin
-from pipeline.cli.context import CREDENTIAL_SOURCE_HELP, cell, console, read_credential, run_with_pool, table
+from pipeline.admin.actions import ActionRecorder, OperatorChange
+from pipeline.admin.shown import shown_provider, shown_row
+from pipeline.cli.context import (
+    CREDENTIAL_SOURCE_HELP,
+    ReasonOption,
+    cell,
+    console,
+    read_credential,
+    run_change,
+    run_with_pool,
+    table,
+)
 from pipeline.dispatch.transports.registry import configuration_problem
 from pipeline.errors import Refused
 from pipeline.operations.checks.webhook_keys import webhook_key_problem
-from pipeline.runtime.database import Pool
+from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.secret_ring import secret_ring
-from pipeline.settings import Settings
 
 app = typer.Typer(help="Providers that send our mail: SMTP servers and email services.", no_args_is_help=True)
 
@@ -61,6 +71,7 @@ def add_provider(
     option: ProviderOption = None,
     means_delivered: Annotated[bool, typer.Option(help="Count its 250 as the final delivery.")] = False,
     max_connections: Annotated[int, typer.Option(help="The most connections of one dispatcher.", min=1)] = 8,
+    reason: ReasonOption = "",
 ) -> None:
     """Add a provider, or change it. Without a webhook key, its keys stay as they are; see `rotate`."""
     _check(kind, via, host, api_url)
@@ -81,13 +92,21 @@ def add_provider(
         api_url=api_url.rstrip("/"),
         options=tuple((name, value) for name, _, value in (text.partition("=") for text in option or [])),
     )
-    _add(row)
+    _add(row, reason)
 
 
-def _add(row: admin.Provider) -> None:
+def _add(row: admin.Provider, reason: str) -> None:
     if problem := configuration_problem(row):
         raise Refused(problem)
-    run_with_pool(lambda pool, settings: admin.add_provider(pool, row, secret_ring(settings)))
+
+    async def add(rt: Runtime, actions: ActionRecorder) -> None:
+        before = await shown_row(rt.pool, "provider_shown", row.provider)
+        after = shown_provider(row)
+        change = OperatorChange("providers.add", row.provider, reason=reason, before=before, after=after)
+        async with actions.recorded(change):
+            await admin.add_provider(rt.pool, row, secret_ring(rt.settings))
+
+    run_change(add)
     console().print(f"provider {row.provider}; next: mailfold brands add '*' --provider {row.provider}", markup=False)
 
 
@@ -97,13 +116,18 @@ def rotate(
     webhook_key: WebhookKeyOption = None,
     webhook_key_env: WebhookKeyEnvOption = None,
     end: Annotated[bool, typer.Option("--end", help="Remove the older key, so that only the newest is valid.")] = False,
+    reason: ReasonOption = "",
 ) -> None:
     """Add a webhook key that is valid beside the present one; `--end`, a day later, removes the older one."""
 
-    async def work(pool: Pool, settings: Settings) -> str:
-        row = await admin.get_provider(pool, provider, secret_ring(settings))
+    async def work(rt: Runtime, actions: ActionRecorder) -> str:
+        ring = secret_ring(rt.settings)
+        row = await admin.get_provider(rt.pool, provider, ring)
+        before = await shown_row(rt.pool, "provider_shown", provider)
         if end:
-            await admin.end_old_webhook_keys(pool, provider)
+            change = OperatorChange("providers.rotate", provider, reason=reason, before=before, after={"end": True})
+            async with actions.recorded(change):
+                await admin.end_old_webhook_keys(rt.pool, provider)
             return f"provider {provider}: only the newest webhook key is valid"
         if row.kind == "ses":
             raise Refused("TopicArns don't rotate: give all that are valid to `mailfold providers add --webhook-key`")
@@ -112,10 +136,12 @@ def rotate(
         keys = _webhook_keys(row.kind, webhook_key or [], sources)
         if len(keys) != 1:
             raise Refused("give one key at a time: only the newest two are valid")
-        await admin.rotate_webhook_key(pool, provider, keys[0], secret_ring(settings))
+        change = OperatorChange("providers.rotate", provider, reason=reason, before=before, after={"end": False})
+        async with actions.recorded(change):
+            await admin.rotate_webhook_key(rt.pool, provider, keys[0], ring)
         return f"provider {provider}: the new webhook key and the one before it are valid; --end removes the older"
 
-    console().print(run_with_pool(work), markup=False)
+    console().print(run_change(work), markup=False)
 
 
 @app.command("list")

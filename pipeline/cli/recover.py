@@ -4,10 +4,12 @@ from typing import Annotated
 
 import typer
 
+from pipeline.admin.actions import ActionRecorder, OperatorChange
 from pipeline.cli import context
 from pipeline.errors import Refused
 from pipeline.operations.recover.run import PLAN, Diagnosis, Recovery, diagnose
 from pipeline.operations.recover.run import recover as run_recovery
+from pipeline.runtime.bootstrap import Runtime
 
 app = typer.Typer()
 MAX_SHOWN_LOSSES = 10
@@ -18,6 +20,7 @@ def recover(
     yes: Annotated[
         bool, typer.Option("--yes", help="Do it. Without it, only say what was lost and what would be done.")
     ] = False,
+    reason: context.ReasonOption = "",
 ) -> None:
     """Bring the log and Postgres together again, after Kafka was restored to an older moment, copied or made anew.
 
@@ -30,7 +33,14 @@ def recover(
         return
     if not yes:
         raise Refused("nothing was changed; repeat it with --yes")
-    _print_recovery(context.run_with_runtime(run_recovery))
+    losses = [str(loss) for loss in diagnosis.losses[:MAX_SHOWN_LOSSES]]
+
+    async def recover_recorded(rt: Runtime, actions: ActionRecorder) -> Recovery:
+        before = {"case": diagnosis.case.value, "losses": losses}
+        async with actions.recorded(OperatorChange("recover", "log and Postgres", reason=reason, before=before)):
+            return await run_recovery(rt)
+
+    _print_recovery(context.run_change(recover_recorded))
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:

@@ -9,6 +9,7 @@ from pipeline.operations.rebuild import RebuildResult
 from pipeline.operations.status import StatusSnapshot
 from pipeline.operations.trace import Trace, TraceResult
 from projections.feature_level import NEWEST_LEVEL
+from topics.actions import OperatorAction
 
 _GOOD, _BAD, _NEUTRAL = "green", "red", "yellow"
 _COLOURS = {
@@ -36,9 +37,9 @@ def print_traces(console: Console, result: TraceResult) -> None:
             f"{event.kind} at {format_time(event.occurred_at)}, by {event.provider} about {event.provider_message_id}"
         )
         why = f"({event.place}): no ack with this message id yet"
-        console.print(f"[yellow]parked[/] {escape(text)} {why}", highlight=False)
         if event.claimed_email_id:
             why += f", and none that {event.provider} got {event.claimed_email_id}, which it names without our tag"
+        console.print(f"[yellow]parked[/] {escape(text)} {why}", highlight=False)
 
 
 def print_trace(console: Console, trace: Trace) -> None:
@@ -59,7 +60,19 @@ def print_trace(console: Console, trace: Trace) -> None:
     console.print(_timeline(trace))
     if trace.conversions:
         console.print(_conversions(trace))
+    for action in trace.actions or ():
+        console.print(f"[bold]by an operator[/] {escape(_action_line(action))}", highlight=False)
+    if trace.actions is None:
+        console.print("[dim]what operators did is not known: operator-actions can't be read[/]")
     console.print()
+
+
+def _action_line(action: OperatorAction) -> str:
+    failure = f", not made: {action.failure}" if action.failure else ""
+    reason = f": {action.reason}" if action.reason else ""
+    return (
+        f"{action.what} at {format_time(action.recorded_at)}, by {action.actor}{failure}{reason} ({action.action_id})"
+    )
 
 
 def _timeline(trace: Trace) -> Table:

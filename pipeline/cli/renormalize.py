@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.admin.actions import ActionRecorder, OperatorChange
 from pipeline.cli import context
 from pipeline.errors import Refused, Unrecognised
 from pipeline.operations.renormalize.run import RenormalizeRange, RenormalizeSummary
@@ -30,6 +31,8 @@ def renormalize(
     until: Annotated[str, typer.Option(help="A time, likewise. [now]")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count; append nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
+    *,
+    reason: context.ReasonOption = "",
 ) -> None:
     """Normalize a provider's stored webhooks again, and append what a corrected mapping changes.
 
@@ -48,10 +51,14 @@ def renormalize(
         def report_progress(done: int, total: int) -> None:
             bar.update(task, description="reading webhooks", completed=done, total=total)
 
-        async def run(rt: Runtime) -> RenormalizeSummary:
-            return await renormalize_webhooks(rt, time_range, report_progress, dry_run=dry_run)
+        async def run(rt: Runtime, actions: ActionRecorder) -> RenormalizeSummary:
+            if dry_run:
+                return await renormalize_webhooks(rt, time_range, report_progress, dry_run=True)
+            after = {"since": time_range.since, "until": time_range.until}
+            async with actions.recorded(OperatorChange("renormalize", provider, reason=reason, after=after)):
+                return await renormalize_webhooks(rt, time_range, report_progress)
 
-        summary = context.run_with_runtime(run)
+        summary = context.run_change(run)
     if json:
         typer.echo(msgspec.json.encode(summary))
     else:

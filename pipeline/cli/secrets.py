@@ -9,8 +9,16 @@ from typing import Annotated, Final
 
 import typer
 
+from pipeline.admin.actions import ActionRecorder, OperatorChange
 from pipeline.admin.sealing import CLEAR_TEXT, UNKNOWN_SOURCE, count_credentials, reseal_credentials
-from pipeline.cli.context import command_settings, console, run_with_database, table
+from pipeline.cli.context import (
+    ReasonOption,
+    command_settings,
+    console,
+    run_change_with_log,
+    run_with_database,
+    table,
+)
 from pipeline.errors import InvalidSettings
 from pipeline.runtime.database import open_database
 from pipeline.runtime.environment import read_secret_file
@@ -64,6 +72,7 @@ def status() -> None:
 @app.command()
 def rotate(
     file: Annotated[Path, typer.Argument(help="The file that MAILFOLD_SECRETS_FILE names; made if it is missing.")],
+    reason: ReasonOption = "",
 ) -> None:
     """Replace the secret that signs, in two steps: run it twice, and restart every role after each.
 
@@ -76,7 +85,68 @@ def rotate(
         ring = secret_ring(command_settings())
         present = (NamedSecret(ADDRESSES_ID, ring.address.value), *ring.secrets)
     done, secrets_after = rotated(present, token_urlsafe(SECRET_BYTES))
-    text = "".join(f"{each.id}:{each.value}\n" for each in secrets_after)
+    text = _text_of(secrets_after, file)
+    before, after = _shown_ring(present), _shown_ring(secrets_after)
+
+    async def write(_: Settings, actions: ActionRecorder) -> None:
+        async with actions.recorded(
+            OperatorChange("secrets.rotate", str(file), reason=reason, before=before, after=after)
+        ):
+            try:
+                replace_file(file, text)
+            except OSError as error:
+                raise InvalidSettings(f"{file}: {error.strerror}") from None
+
+    run_change_with_log(write)
+    console().print(f"{done}. Restart every role with MAILFOLD_SECRETS_FILE={file}", soft_wrap=True)
+
+
+@app.command()
+def reseal(*, reason: ReasonOption = "") -> None:
+    """Seal every stored credential under the secret that signs, so that older secrets can be deleted.
+
+    Only once roles have started with that secret: others could not read the credentials any more.
+    """
+
+    async def work(settings: Settings, actions: ActionRecorder) -> int:
+        ring = secret_ring(settings)
+        async with open_database(settings, size=1) as pool:
+            if not set(fingerprints_of(ring)) <= set(await known_fingerprints(pool)):
+                raise InvalidSettings(
+                    f"no role has started with {ring.signing.id} as the secret that signs; restart all"
+                )
+            change = OperatorChange("secrets.reseal", ring.signing.id, reason=reason, after=_shown_ring(ring.secrets))
+            async with actions.recorded(change):
+                return await reseal_credentials(pool, ring)
+
+    console().print(f"{run_change_with_log(work)} credentials sealed under the present secret")
+
+
+@app.command()
+def accept(*, reason: ReasonOption = "") -> None:
+    """Make this process's secrets those of the database, where the former ones are lost.
+
+    Roles start again. What the lost secrets made stays broken: links and return paths of sent mail, stored credentials
+    (add them again), and with another secret for addresses, suppressions that operators decided.
+    """
+
+    async def work(settings: Settings, actions: ActionRecorder) -> None:
+        ring = secret_ring(settings)
+        async with open_database(settings, size=1) as pool:
+            before = {each.fingerprint: each.purpose for each in await known_fingerprints(pool)}
+            after = _shown_ring((*ring.secrets, ring.address))
+            async with actions.recorded(
+                OperatorChange("secrets.accept", ring.signing.id, reason=reason, before=before, after=after)
+            ):
+                await accept_secrets(pool, ring)
+
+    run_change_with_log(work)
+    console().print("Roles start with these secrets from now on.")
+
+
+def _text_of(secrets: tuple[NamedSecret, ...], file: Path) -> str:
+    """Return the text of a file of secrets. Raise InvalidSettings where roles would refuse it."""
+    text = "".join(f"{each.id}:{each.value}\n" for each in secrets)
     try:
         parse_secrets(text)
     except InvalidSettings as error:
@@ -84,46 +154,12 @@ def rotate(
             f"{file} is left as it is, because roles would refuse the next one: {error}. Delete secrets that are no "
             "longer needed; a secret with blanks or commas can't be listed and can only be given up"
         ) from None
-    try:
-        replace_file(file, text)
-    except OSError as error:
-        raise InvalidSettings(f"{file}: {error.strerror}") from None
-    console().print(f"{done}. Restart every role with MAILFOLD_SECRETS_FILE={file}", soft_wrap=True)
+    return text
 
 
-@app.command()
-def reseal() -> None:
-    """Seal every stored credential under the secret that signs, so that older secrets can be deleted.
-
-    Only once roles have started with that secret: others could not read the credentials any more.
-    """
-
-    async def work(settings: Settings) -> int:
-        ring = secret_ring(settings)
-        async with open_database(settings, size=1) as pool:
-            if not set(fingerprints_of(ring)) <= set(await known_fingerprints(pool)):
-                raise InvalidSettings(
-                    f"no role has started with {ring.signing.id} as the secret that signs; restart all"
-                )
-            return await reseal_credentials(pool, ring)
-
-    console().print(f"{run_with_database(work)} credentials sealed under the present secret")
-
-
-@app.command()
-def accept() -> None:
-    """Make this process's secrets those of the database, where the former ones are lost.
-
-    Roles start again. What the lost secrets made stays broken: links and return paths of sent mail, stored credentials
-    (add them again), and with another secret for addresses, suppressions that operators decided.
-    """
-
-    async def work(settings: Settings) -> None:
-        async with open_database(settings, size=1) as pool:
-            await accept_secrets(pool, secret_ring(settings))
-
-    run_with_database(work)
-    console().print("Roles start with these secrets from now on.")
+def _shown_ring(secrets: tuple[NamedSecret, ...]) -> dict[str, str]:
+    """Return the fingerprint of each secret by its id, in their order."""
+    return {secret.id: secret.fingerprint for secret in secrets}
 
 
 def rotated(present: tuple[NamedSecret, ...], new_value: str) -> tuple[str, tuple[NamedSecret, ...]]:

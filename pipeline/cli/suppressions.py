@@ -14,7 +14,8 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from pipeline.cli.context import STDIN, console, open_output, run_with_runtime, table
+from pipeline.admin.actions import ActionRecorder
+from pipeline.cli.context import STDIN, ReasonOption, console, open_output, run_change, run_with_runtime, table
 from pipeline.errors import NotFound, Refused
 from pipeline.operations.pending import format_time
 from pipeline.runtime.bootstrap import Runtime
@@ -24,6 +25,7 @@ from pipeline.suppressions.commands import (
     SuppressionCommandHandler,
     SuppressionReport,
     address_hashes,
+    import_change,
 )
 from pipeline.suppressions.queries import SuppressionLookup, SuppressionQueries
 from pipeline.suppressions.views import AddressView, ExportFormat, SuppressionView
@@ -87,11 +89,13 @@ def add(
 
 
 @app.command("remove")
-def remove(names: NamesArgument = STDIN, *, brand: BrandOption, tenant: TenantOption = "default") -> None:
+def remove(
+    names: NamesArgument = STDIN, *, brand: BrandOption, tenant: TenantOption = "default", reason: ReasonOption = ""
+) -> None:
     """Let addresses get mail again, until they bounce, complain or unsubscribe again."""
     command = SuppressionCommand(tenant=tenant, brand=brand, by=_user())
     addresses = _read_names(names)
-    unknown, is_waiting = run_with_runtime(lambda rt: _remove(rt, command, addresses))
+    unknown, is_waiting = run_change(lambda rt, actions: _remove(rt, actions, command, addresses, reason))
     if is_waiting:
         console().print("durable, and in force as soon as a projector has read it", markup=False)
     if unknown:
@@ -173,13 +177,18 @@ async def _read_entries(queries: SuppressionQueries, query: SuppressionListQuery
     return entries, True
 
 
-async def _remove(rt: Runtime, command: SuppressionCommand, names: Sequence[str]) -> tuple[list[int], bool]:
+async def _remove(
+    rt: Runtime, actions: ActionRecorder, command: SuppressionCommand, names: Sequence[str], reason: str
+) -> tuple[list[int], bool]:
     """Lift suppressions; return the numbers of unknown lines, and whether a projector has yet to read a change."""
     handler, queries = SuppressionCommandHandler(rt, rt.log), SuppressionQueries(rt)
     unknown, is_waiting = [], False
     for number, name in enumerate(names, start=1):
+        hashes = address_hashes(queries, name)
         try:
-            is_waiting |= not await handler.lift(command, address_hashes(queries, name))
+            change = await handler.lift_change(command, hashes, reason)
+            async with actions.recorded(change):
+                is_waiting |= not await handler.lift(command, hashes)
         except NotFound:
             unknown.append(number)
     return unknown, is_waiting
@@ -200,9 +209,11 @@ async def _address_views(
 
 
 def _import(command: SuppressionCommand, lines: Any, *, json: bool) -> None:
-    report: SuppressionReport = run_with_runtime(
-        lambda rt: SuppressionCommandHandler(rt, rt.log).suppress_many(command, lines)
-    )
+    async def suppress(rt: Runtime, actions: ActionRecorder) -> SuppressionReport:
+        async with actions.recorded(import_change(command)):
+            return await SuppressionCommandHandler(rt, rt.log).suppress_many(command, lines)
+
+    report = run_change(suppress)
     if json:
         typer.echo(msgspec.json.encode(report))
     else:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from pipeline.admin.templates import push_template
-from pipeline.cli.context import console, run_with_pool, run_with_runtime, table
+from pipeline.admin.actions import ActionRecorder
+from pipeline.admin.templates import push_template, template_change
+from pipeline.cli.context import ReasonOption, console, run_change, run_with_pool, table
 from pipeline.content import localizations, template_source
 from pipeline.content import templates as content
 from pipeline.content.localizations import Localizer
@@ -33,9 +34,10 @@ VersionOption = Annotated[int | None, typer.Option(help="The version. [the newes
 def push_folder(
     folder: Annotated[Path, typer.Argument(help="A template's folder, or a folder of such folders.", metavar="DIR")],
     tenant: TenantOption = "default",
+    reason: ReasonOption = "",
 ) -> None:
     """Create a new version of each template that differs from its newest version."""
-    _push(*[_draft_from_folder(tenant, path) for path in _template_folders(folder)])
+    _push(reason, *[_draft_from_folder(tenant, path) for path in _template_folders(folder)])
 
 
 @app.command("list")
@@ -93,6 +95,7 @@ def push_localizations(
     folder: Annotated[Path, typer.Argument(help="A folder with EN.json, NL.json, …: texts by key.", metavar="DIR")],
     tenant: TenantOption = "default",
     default: Annotated[str, typer.Option(help="The language that has every key.")] = localizations.DEFAULT_LANGUAGE,
+    reason: ReasonOption = "",
 ) -> None:
     """Replace all of the tenant's localizations, unless they are the same already."""
     if not folder.is_dir():
@@ -101,7 +104,7 @@ def push_localizations(
         draft = localizations.draft_from_files(tenant, _read_files(folder), default)
     except Refused as refused:
         raise Refused(f"{folder}: {refused.where}: {refused}") from None
-    _push(draft)
+    _push(reason, draft)
 
 
 @localizations_app.command("show")
@@ -116,15 +119,16 @@ def show_localizations(tenant: TenantOption = "default") -> None:
     console().print(msgspec.json.format(view, indent=2).decode(), markup=False)
 
 
-def _push(*drafts: Template) -> None:
-    async def push(rt: Runtime) -> None:
+def _push(reason: str, *drafts: Template) -> None:
+    async def push(rt: Runtime, actions: ActionRecorder) -> None:
         for draft in drafts:
-            pushed, is_usable = await push_template(rt, rt.log, draft)
+            async with actions.recorded(await template_change(rt, draft, reason)):
+                pushed, is_usable = await push_template(rt, rt.log, draft)
             name = "localizations" if pushed.name == LOCALIZATIONS_NAME else pushed.name
             later = "" if is_usable else "; it can be used as soon as a projector has read it"
             console().print(f"{name} version {pushed.version} hash {pushed.hash}{later}", markup=False)
 
-    run_with_runtime(push)
+    run_change(push)
 
 
 def _get_localizations(tenant: str) -> Template | None:

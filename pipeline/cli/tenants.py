@@ -1,15 +1,27 @@
 """`mailfold tenants`: add, show, suspend, resume and delete tenants."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pipeline import admin
 from pipeline.admin import TenantSummary
-from pipeline.cli.context import cell, console, minute, run_with_pool, run_with_runtime, table
+from pipeline.admin.actions import ActionRecorder, OperatorChange
+from pipeline.admin.shown import shown_row
+from pipeline.cli.context import (
+    ReasonOption,
+    cell,
+    console,
+    minute,
+    run_change,
+    run_with_pool,
+    run_with_runtime,
+    table,
+)
 from pipeline.errors import Refused
 from pipeline.operations import tenant_deletion
-from pipeline.runtime.database import Pool
+from pipeline.operations.tenant_deletion import TenantDeletion
+from pipeline.runtime.bootstrap import Runtime
 
 app = typer.Typer(help="Tenants: the customers of this installation, who may send.", no_args_is_help=True)
 
@@ -19,18 +31,21 @@ def add_tenant(
     tenant: str,
     batch_max: Annotated[int | None, typer.Option(help="Messages accepted in one batch. [MAILFOLD_BATCH_MAX]")] = None,
     rate: Annotated[float | None, typer.Option(help="Messages per second. [MAILFOLD_RATE_PER_SECOND]")] = None,
+    reason: ReasonOption = "",
 ) -> None:
     """Add a tenant, or change its limits.
 
     A tenant that is added beside others may send only from domains that are verified for it (`mailfold domains`).
     """
 
-    async def add(pool: Pool) -> bool:
-        must_verify = await admin.has_other_tenants(pool, tenant)
-        await admin.add_tenant(pool, admin.Tenant(tenant, batch_max, rate, verified_senders=must_verify))
+    async def add(rt: Runtime, actions: ActionRecorder) -> bool:
+        must_verify = await admin.has_other_tenants(rt.pool, tenant)
+        change = await _change(rt, "tenants.add", tenant, reason, {"batch_max": batch_max, "rate_per_second": rate})
+        async with actions.recorded(change):
+            await admin.add_tenant(rt.pool, admin.Tenant(tenant, batch_max, rate, verified_senders=must_verify))
         return must_verify
 
-    must_verify = run_with_pool(lambda pool, _: add(pool))
+    must_verify = run_change(add)
     console().print(f"tenant {tenant}; next: mailfold keys add {tenant}", markup=False)
     if must_verify:
         typer.echo(
@@ -66,7 +81,12 @@ def suspend_tenant(
     Requests to send are answered 403. Accepted emails stay queued until it is resumed. Conversions that are owed still
     go out, events still count, and its history stays readable.
     """
-    run_with_pool(lambda pool, _: admin.suspend_tenant(pool, tenant, reason))
+
+    async def suspend(rt: Runtime, actions: ActionRecorder) -> None:
+        async with actions.recorded(await _change(rt, "tenants.suspend", tenant, reason)):
+            await admin.suspend_tenant(rt.pool, tenant, reason)
+
+    run_change(suspend)
     console().print(
         f"tenant {tenant} is suspended: within {admin.SUSPENSION_DELAY_S} seconds nothing is accepted or sent for it",
         markup=False,
@@ -74,9 +94,14 @@ def suspend_tenant(
 
 
 @app.command("resume")
-def resume_tenant(tenant: str) -> None:
+def resume_tenant(tenant: str, reason: ReasonOption = "") -> None:
     """End a suspension; what waited meanwhile is sent."""
-    was_suspended = run_with_pool(lambda pool, _: admin.resume_tenant(pool, tenant))
+
+    async def resume(rt: Runtime, actions: ActionRecorder) -> bool:
+        async with actions.recorded(await _change(rt, "tenants.resume", tenant, reason)):
+            return await admin.resume_tenant(rt.pool, tenant)
+
+    was_suspended = run_change(resume)
     text = "is resumed; what waited is sent now" if was_suspended else "was not suspended"
     console().print(f"tenant {tenant} {text}", markup=False)
 
@@ -91,6 +116,7 @@ def delete_tenant(
     discard: Annotated[
         bool, typer.Option("--discard", help="Give up what is owed: emails to send, conversions, dead jobs.")
     ] = False,
+    reason: ReasonOption = "",
 ) -> None:
     """Delete a suspended tenant with all that Postgres has of it; say what remains on the log, and until when.
 
@@ -100,12 +126,24 @@ def delete_tenant(
     run_with_runtime(lambda rt: tenant_deletion.require_nothing_owed(rt, tenant, discard=discard))
     if not yes and typer.prompt(f"Everything of tenant {tenant} will be deleted. Its name, to go on") != tenant:
         raise Refused("another name was typed; nothing is deleted")
-    deletion = run_with_runtime(lambda rt: tenant_deletion.delete_tenant(rt, tenant))
+
+    async def delete(rt: Runtime, actions: ActionRecorder) -> TenantDeletion:
+        async with actions.recorded(await _change(rt, "tenants.delete", tenant, reason, {"discard": discard})):
+            return await tenant_deletion.delete_tenant(rt, tenant)
+
+    deletion = run_change(delete)
     rows = "".join(f", {count} rows of {name}" for name, count in deletion.rows.items())
     console().print(f"tenant {tenant} is deleted: {deletion.emails} emails{rows}", markup=False)
     console().print("The log keeps its records, which nothing shows any more:", markup=False)
     for each in deletion.remaining:
         console().print(f"  {each.topic:<24} {each.until}", markup=False)
+
+
+async def _change(
+    rt: Runtime, what: str, tenant: str, reason: str, after: dict[str, Any] | None = None
+) -> OperatorChange:
+    before = await shown_row(rt.pool, "tenant_shown", tenant)
+    return OperatorChange(what, tenant, tenant, reason=reason, before=before, after=after)
 
 
 def _lines(summary: TenantSummary) -> list[str]:

@@ -4,12 +4,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.context import command_settings, run_with_kafka
+from pipeline.admin.actions import ActionRecorder, OperatorChange
+from pipeline.cli.context import command_settings, run_change_with_log, run_with_kafka
 from pipeline.errors import Refused
 from pipeline.operations.kafka_rights import RightsHolder, acl_commands, rights_of
 from pipeline.operations.skipping import skip_record
 from pipeline.runtime import topic_admin
 from pipeline.runtime.bootstrap import wall_clock
+from pipeline.settings import Settings
 from topics.record import LogPosition
 
 app = typer.Typer(help="The topics on the cluster, compared with the registry.", no_args_is_help=True)
@@ -44,7 +46,12 @@ def skip(
     record passes over it when it is started again, a halted projection within 30 seconds.
     """
     place = LogPosition(topic=topic, partition=partition, offset=offset)
-    letter = run_with_kafka(lambda settings: skip_record(settings, place, reason, wall_clock))
+
+    async def skip_recorded(settings: Settings, actions: ActionRecorder) -> LogPosition:
+        async with actions.recorded(OperatorChange("topics.skip", str(place), reason=reason)):
+            return await skip_record(settings, place, reason, wall_clock)
+
+    letter = run_change_with_log(skip_recorded)
     typer.echo(f"{place} is skipped and kept as {letter}")
 
 

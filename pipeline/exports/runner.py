@@ -8,8 +8,6 @@ import hashlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-import psycopg
-
 from pipeline.errors import LeaseLost
 from pipeline.exports.chunks import ReadHistory, export_chunks
 from pipeline.exports.request import ExportChunk
@@ -81,9 +79,10 @@ class ExportRunner:
             error = TOO_SLOW
         except FileTooLarge:
             error = TOO_LARGE
-        except DATABASE_UNAVAILABLE_ERRORS:
+        except (LeaseLost, *DATABASE_UNAVAILABLE_ERRORS):
             raise
-        except psycopg.Error as failure:
+        except Exception as failure:
+            # Whatever it is: another attempt would fail in the same way, and other exports wait behind this one.
             logger.exception("export failed", export_id=export.export_id)
             error = f"an error of ours: {type(failure).__name__}"
         await self._store.finish(export, checksum, error)

@@ -28,6 +28,7 @@ from pipeline.gateway.routes import (
     inbound,
     oauth,
     ops,
+    statistics,
     suppressions,
     templates,
     tracking,
@@ -84,6 +85,7 @@ OPENAPI_TYPES: Final = (
     *freshmail.OPENAPI_TYPES,
     *extrahorizon.OPENAPI_TYPES,
     *oauth.OPENAPI_TYPES,
+    *statistics.OPENAPI_TYPES,
 )
 """The types whose schemas are the components of the OpenAPI document."""
 
@@ -101,7 +103,8 @@ def make_app(state: GatewayState) -> ASGIApp:
     )
     problems.install_error_handlers(app, ERROR_ENCODERS)
     dialects = (fasttrack, email_v1, extrahorizon, oauth, freshmail)
-    others = (emails, changes, exports, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops)
+    api_v1 = (emails, changes, statistics, exports)
+    others = (*api_v1, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops)
     routers = [routes.router(state) for routes in (*dialects, *others)]
     common.install_schemas(app, OPENAPI_TYPES)
     docs_page.install_docs_page(app)

@@ -33,7 +33,8 @@ def router(state: GatewayState) -> APIRouter:
     async def push_localizations(request: Request, key: Caller) -> Response:
         """Replace the whole set by the one in the body. Templates name its texts as `{{key,$content.name}}`."""
         body = await read_body(request, BODY_MAX_BYTES)
-        return await push_draft(state, await asyncio.to_thread(localizations.parse_draft, key.tenant.tenant, body))
+        draft = await asyncio.to_thread(localizations.parse_draft, key.tenant.tenant, body)
+        return await push_draft(state, key, draft)
 
     @routes.get("/localizations", summary="Show localizations", **route_openapi(None, "LocalizationSetView"))
     async def show_localizations(key: Caller) -> Response:

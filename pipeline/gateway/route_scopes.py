@@ -16,6 +16,7 @@ NO_KEY: Final[tuple[KeyScope, ...]] = ()
 _SEND: Final = (KeyScope.SEND,)
 _HISTORY: Final = (KeyScope.HISTORY_READ,)
 _EXPORT: Final = (KeyScope.HISTORY_READ, KeyScope.EXPORTS)
+_STATISTICS: Final = (KeyScope.STATISTICS_READ,)
 _READ_SUPPRESSIONS: Final = (KeyScope.SUPPRESSIONS_READ,)
 _WRITE_SUPPRESSIONS: Final = (KeyScope.SUPPRESSIONS_WRITE,)
 _READ_TEMPLATES: Final = (KeyScope.TEMPLATES_READ,)
@@ -70,6 +71,8 @@ ROUTE_SCOPES: Final[dict[tuple[str, str], tuple[KeyScope, ...]]] = {
     ("HEAD", "/webhooks/{provider}"): NO_KEY,
     ("POST", "/webhooks/{provider}"): NO_KEY,  # verified by the provider's own keys
     ("POST", "/inbound/mail"): (KeyScope.INBOUND_WRITE,),
+    ("GET", "/api/v1/statistics"): _STATISTICS,
+    ("GET", "/api/v1/statistics/definitions"): _STATISTICS,
     ("GET", "/healthz"): NO_KEY,
     ("GET", "/readyz"): NO_KEY,
     ("GET", "/metrics"): NO_KEY,  # MAILFOLD_METRICS_KEY

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from pipeline.admin import ApiKey
+from pipeline.admin.actions import ActionRecorder
 from pipeline.gateway.auth import ApiKeyAuthenticator
 from pipeline.gateway.body_memory import BodyMemory
 from pipeline.gateway.certificates import ConnectorFactory
@@ -66,6 +68,10 @@ class GatewayState:
     inbound_mail: InboundMailRecorder
     connector: ConnectorFactory
     """Makes connections to providers' own servers."""
+
+    def actions_of(self, key: ApiKey, actor: str = "") -> ActionRecorder:
+        """Return the recorder of the changes that this key makes, by API or as another ``actor``."""
+        return ActionRecorder(self.log, self.runtime.clock, self.runtime.new_id, actor or f"api {key.name}")
 
 
 def make_gateway_state(

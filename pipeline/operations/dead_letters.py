@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from pipeline.admin.actions import OperatorChange
 from pipeline.errors import NotFound
 from pipeline.jobs.store import SQL, notify_channel
 from pipeline.operations.originals import original_record
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.dead_letter_log import open_dead_letters
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.topic_reader import open_topic_reader
 from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.dead_letters import DeadLetter
 from topics.ids import event_id
@@ -63,7 +64,7 @@ async def dead_jobs(rt: Runtime, limit: int, tenant: str | None = None) -> list[
 
 async def recent_letters(rt: Runtime, limit: int, offset: int | None = None) -> list[DeadLetterEntry]:
     """Return the last dead letters on the topic, at most ``limit``, or the one at ``offset``."""
-    async with open_dead_letters(rt.settings) as letters:
+    async with open_topic_reader(rt.settings, DEAD_LETTERS) as letters:
         start = max(letters.beginning, letters.end - limit) if offset is None else offset
         stop = letters.end if offset is None else min(letters.end, offset + 1)
         return [DeadLetterEntry(place, letter) async for place, letter in letters.read(start, stop)]
@@ -82,6 +83,16 @@ async def find_entry(rt: Runtime, entry_id: str) -> DeadJob | DeadLetterEntry:
         raise NotFound(f"no job {entry_id}; `mailfold dead list` shows them")
     queue, stream, name, lane, state, attempts, _due, _created, finished, error = rows[0]
     return DeadJob(queue, stream, name, lane, state, attempts, finished, error)
+
+
+def replay_change(entry: DeadJob | DeadLetterEntry, reason: str) -> OperatorChange:
+    """Return what the record of actions says about a replay."""
+    if isinstance(entry, DeadJob):
+        before = {"state": entry.state, "attempts": entry.attempts}
+        tenant = entry.lane.partition("/")[0]
+        return OperatorChange("dead.replay", entry.id, tenant, entry.email_id, reason=reason, before=before)
+    source = {"source": str(entry.letter.source), "reason": entry.letter.reason, "role": entry.letter.role}
+    return OperatorChange("dead.replay", entry.id, reason=reason, before=source)
 
 
 async def replay(rt: Runtime, entry_id: str | None) -> list[str]:

@@ -22,8 +22,10 @@ from topics.registry import (
     EMAIL_STATES,
     FACT_TOPICS,
     MESSAGE_CONTENTS,
+    OPERATOR_ACTIONS,
     PROVIDER_ACKS,
     PROVIDER_WEBHOOKS,
+    ROLE_TOPICS,
     SEND_REQUESTS,
     SUPPRESSIONS,
     TEMPLATES,
@@ -45,8 +47,8 @@ class RightsHolder(StrEnum):
     PROJECT = "project"
     EMIT = "emit"
     COMMANDS = "commands"
-    """`status`, `trace`, `dead`, `renormalize`, `rebuild`, `templates`, `suppressions`, `inbound`, `topics check`,
-    `recover`."""
+    """`status`, `trace`, `dead`, `renormalize`, `rebuild`, `inbound`, `topics check`, `recover`, `actions`, and all
+    commands that change something."""
     SETUP = "setup"
     """`topics create`."""
 
@@ -72,7 +74,7 @@ READ_TOPICS: Final[dict[RightsHolder, tuple[Topic, ...]]] = {
 WRITTEN_TOPICS: Final[dict[RightsHolder, tuple[Topic, ...]]] = {
     RightsHolder.GATEWAY: (
         *(MESSAGE_CONTENTS, SEND_REQUESTS, PROVIDER_WEBHOOKS, DELIVERY_EVENTS),
-        *(TEMPLATES, SUPPRESSIONS),
+        *(TEMPLATES, SUPPRESSIONS, OPERATOR_ACTIONS),
     ),
     RightsHolder.WORKER: (EMAIL_STATES, EMAIL_CHANGES, DELIVERY_EVENTS, UNCORRELATED_EVENTS, DEAD_LETTERS),
     RightsHolder.DISPATCH: (PROVIDER_ACKS, DELIVERY_EVENTS, DEAD_LETTERS),
@@ -88,8 +90,8 @@ _OTHER_RIGHTS: Final[dict[RightsHolder, tuple[KafkaRight, ...]]] = {
         KafkaRight("group", WORKER_GROUP, "Read"),
         KafkaRight("transactional-id", f"{WORKER_GROUP}-", "Write", is_prefix=True),
         # It checks the topics when it starts.
-        *(KafkaRight("topic", topic.name, "Describe") for topic in TOPICS),
-        *(KafkaRight("topic", topic.name, "DescribeConfigs") for topic in TOPICS),
+        *(KafkaRight("topic", topic.name, "Describe") for topic in ROLE_TOPICS),
+        *(KafkaRight("topic", topic.name, "DescribeConfigs") for topic in ROLE_TOPICS),
     ),
     RightsHolder.PROJECT: (KafkaRight("group", CONSUMER_GROUP, "Read"), *_READINESS),
     RightsHolder.EMIT: _READINESS,

@@ -1,10 +1,12 @@
-"""List, pause and resume the lanes of the job queues; `mailfold lanes` and the console call it."""
+"""List the lanes of the job queues, and prepare their changes; `mailfold lanes` and the console call it."""
 
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from pipeline.admin.actions import OperatorChange
+from pipeline.admin.shown import shown_row
 from pipeline.dispatch.routing.health import QUEUE as PROVIDERS
-from pipeline.errors import NotFound, Refused
+from pipeline.errors import Refused
 from pipeline.jobs.store import SQL, ClaimLimits, JobStore
 from pipeline.operations.dead_letters import QUEUES
 from pipeline.runtime.database import Pool
@@ -30,19 +32,19 @@ async def list_lanes(pool: Pool) -> list[LaneState]:
         return [LaneState(*row) for row in await (await connection.execute(SQL["list_lanes"])).fetchall()]
 
 
-async def pause_lane(pool: Pool, queue: str, lane: str, reason: str) -> None:
-    """Pause a lane: its jobs wait, and use up no attempts. Raise Refused for a queue that does not exist."""
-    await lane_store(pool, queue).pause_lane(lane, reason)
-
-
-async def resume_lane(pool: Pool, queue: str, lane: str) -> None:
-    """Resume a lane, and close its breaker. Raise Refused, and NotFound if it is neither paused nor broken."""
-    if not await lane_store(pool, queue).resume_lanes([lane]):
-        raise NotFound(f"{queue} has no lane {lane} that is paused or has an open breaker; see `mailfold lanes list`")
+async def lane_change(pool: Pool, what: str, queue: str, lane: str, reason: str) -> OperatorChange:
+    """Return what the record of actions says about a change of a lane; nothing is before it where it has no row."""
+    tenant = "" if queue == PROVIDERS else lane.partition("/")[0]
+    before = await shown_row(pool, "lane_shown", queue, lane)
+    return OperatorChange(what, f"{queue} {lane}", tenant, reason=reason, before=before)
 
 
 def lane_store(pool: Pool, queue: str) -> JobStore:
-    """Return the store of a queue's lanes. Raise Refused for a queue that does not exist."""
+    """Return the store that pauses and resumes a queue's lanes."""
+    return JobStore(pool, queue, ClaimLimits(1, 1, 10.0))
+
+
+def check_queue(queue: str) -> None:
+    """Raise Refused for a queue that does not exist."""
     if queue not in LANE_QUEUES:
         raise Refused(f"{queue}: not a queue; it must be one of {', '.join(LANE_QUEUES)}")
-    return JobStore(pool, queue, ClaimLimits(1, 1, 10.0))

@@ -11,10 +11,10 @@ from pipeline.runtime.skipped_records import SKIPPED, SkippedRecords
 from pipeline.settings import Settings
 from topics.codec import NewerRecord, require_known_version
 from topics.record import LogPosition
-from topics.registry import DEAD_LETTERS, EMAIL_STATES, TOPICS, Topic
+from topics.registry import DEAD_LETTERS, EMAIL_STATES, OPERATOR_ACTIONS, TOPICS, Topic
 
 ROLE: Final = "operator"
-UNREAD_TOPICS: Final = (EMAIL_STATES, DEAD_LETTERS)
+UNREAD_TOPICS: Final = (EMAIL_STATES, DEAD_LETTERS, OPERATOR_ACTIONS)
 """Topics that no role reads record by record."""
 
 

@@ -10,15 +10,18 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.dispatch.correlation.parked import ParkedEvent, find_parked_events
+from pipeline.operations.actions import recent_actions
 from pipeline.operations.engagement import EngagementCount, engagement_counts, suspected_machines
 from pipeline.operations.log_lookup import histories_on_log
 from pipeline.operations.pending import format_time, pending_reasons
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.suppressions.queries import SuppressionQueries
 from projections import history_queries
 from projections.history_queries import EmailHistory
 from projections.row_changes import fact_kind, fact_occurred_at
 from projections.timeline import TimelineFact, in_causal_order
 from topics.acks import Acked, Deferred, Dropped, Failed
+from topics.actions import OperatorAction
 from topics.changes import Fact
 from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.events import Correction, DeliveryEvent, Retraction
@@ -57,6 +60,8 @@ class Trace(msgspec.Struct, frozen=True):
     conversions: list[dict[str, Any]]
     jobs: list[dict[str, Any]]
     waits_for: list[str]
+    actions: list[OperatorAction] | None = []
+    """The changes by operators to this email or its address, newest last; None where they could not be read."""
 
 
 class TraceResult(msgspec.Struct, frozen=True):
@@ -83,7 +88,27 @@ async def find(rt: Runtime, name: str, tenant: str | None = None) -> TraceResult
     if not histories:
         histories = await histories_on_log(rt, name, tenant)
     now = rt.clock()
-    return TraceResult([trace_of(history, now) for history in histories], len(ids) > MAX_TRACED_EMAILS, parked)
+    traces = [trace_of(history, now) for history in histories]
+    return TraceResult(await _with_actions(rt, traces), len(ids) > MAX_TRACED_EMAILS, parked)
+
+
+async def _with_actions(rt: Runtime, traces: list[Trace]) -> list[Trace]:
+    """Return the traces with what operators did to each email or to the address of its recipient."""
+    queries = SuppressionQueries(rt)
+    recent = await recent_actions(rt.settings) if traces else None
+    if recent is None:
+        return [msgspec.structs.replace(trace, actions=None) for trace in traces]
+    return [
+        msgspec.structs.replace(trace, actions=[each for each in recent if _touches(each, trace, queries)])
+        for trace in traces
+    ]
+
+
+def _touches(action: OperatorAction, trace: Trace, queries: SuppressionQueries) -> bool:
+    if action.email_id == trace.email_id:
+        return True
+    is_about_addresses = action.what.startswith("suppressions.") and action.tenant == trace.tenant
+    return is_about_addresses and bool(trace.recipient) and action.target == queries.hash_of(trace.recipient).hex()
 
 
 def trace_of(history: EmailHistory, now: Millis) -> Trace:

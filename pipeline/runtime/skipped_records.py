@@ -16,12 +16,13 @@ from typing import Any, Final, TypeVar
 from aiokafka.errors import KafkaError
 
 from pipeline.errors import LogUnavailable
-from pipeline.runtime.dead_letter_log import open_dead_letters
 from pipeline.runtime.logs import get_logger
+from pipeline.runtime.topic_reader import open_topic_reader
 from pipeline.settings import Settings
 from topics.codec import NewerRecord
 from topics.dead_letters import value_digest
 from topics.record import LogPosition
+from topics.registry import DEAD_LETTERS
 
 SKIPPED: Final = "skipped"
 """The reason of the dead letter of a record that readers pass over."""
@@ -80,7 +81,7 @@ class SkippedRecords:
                 records = [each for each in records if (each.topic, each.partition, each.offset) != skipped]
 
     async def _read_on(self) -> None:
-        async with open_dead_letters(self._settings) as letters:
+        async with open_topic_reader(self._settings, DEAD_LETTERS) as letters:
             async for offset, letter in letters.read(max(self._next_offset, letters.beginning), letters.end):
                 if letter.reason == SKIPPED:
                     self._digests.setdefault(letter.source, set()).add(value_digest(letter.value))

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -80,30 +81,30 @@ async def create(settings: Settings) -> list[str]:
     return [settings.topic(topic.name) for topic in missing]
 
 
-async def check(settings: Settings) -> None:
-    """Compare every topic with the registry.
+async def check(settings: Settings, topics: Sequence[Topic] = TOPICS) -> None:
+    """Compare the topics with the registry.
 
     Raise TopicMismatch, which names each difference and its remedy, and LogUnavailable.
     """
-    problems = await differences(settings)
+    problems = await differences(settings, topics)
     if problems:
         raise TopicMismatch("\n".join(problems))
 
 
-async def differences(settings: Settings) -> list[str]:
+async def differences(settings: Settings, topics: Sequence[Topic] = TOPICS) -> list[str]:
     """Return the differences between the cluster's topics and the registry, a line each. Raise LogUnavailable."""
     admin = await _connect(settings)
     try:
-        names = [settings.topic(topic.name) for topic in TOPICS]
+        names = [settings.topic(topic.name) for topic in topics]
         existing = set(await admin.list_topics())
         present = [name for name in names if name in existing]
         described = {row["topic"]: row for row in await admin.describe_topics(present)} if present else {}
         configs = await _configs(admin, present)
     finally:
         await admin.close()
-    by_topic = {topic.name: configs[name] for topic in TOPICS if (name := settings.topic(topic.name)) in configs}
+    by_topic = {topic.name: configs[name] for topic in topics if (name := settings.topic(topic.name)) in configs}
     problems: list[str] = []
-    for topic in TOPICS:
+    for topic in topics:
         name = settings.topic(topic.name)
         if name not in described:
             unseen = "" if settings.kafka_security_protocol == "PLAINTEXT" else f", or may not be seen: {RIGHTS_HINT}"

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from pipeline.admin.actions import OperatorChange
 from pipeline.errors import NotFound, Refused
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import append_all
@@ -22,6 +23,7 @@ from pipeline.suppressions.import_file import ADDRESS_HASH_PATTERN, ImportedAddr
 from pipeline.suppressions.queries import AddressHashes, SuppressionQueries
 from projections import suppressions
 from projections.suppression_rules import AddressKey
+from projections.suppressions import AddressAssessment
 from projections.text import storable_text
 from topics.registry import SUPPRESSIONS
 from topics.suppressions import AddressLifted, AddressListed, SuppressionDecision, SuppressionReason
@@ -103,12 +105,8 @@ class SuppressionCommandHandler:
         Raise Refused if the command is invalid, NotFound if neither evidence nor a decision exists for the address,
         LogUnavailable if the log did not confirm in time.
         """
-        check_command(command)
-        assessments = await self._queries.of_address(command.tenant, hashes)
+        await self._require_known(command, hashes)
         brand = storable_text(command.brand)
-        affected = [each for each in assessments if command.brand == "*" or each.key[1] in (brand, "*")]
-        if not any(each.evidence or each.decisions for each in affected):
-            raise NotFound("nothing is known of this address for this brand")
         digests = [hashes.hash]
         if hashes.old is not None and not hashes.old.shared:
             # Processes of an earlier version that still run look up the old hash only.
@@ -119,6 +117,23 @@ class SuppressionCommandHandler:
             for digest in digests
         ]
         return await self._wait_until_projected(await self._append(decisions), PROJECTION_TIMEOUT_S)
+
+    async def lift_change(self, command: SuppressionCommand, hashes: AddressHashes, reason: str = "") -> OperatorChange:
+        """Return what the record of actions says about a lifted suppression. Raise Refused and NotFound, as `lift`."""
+        known = await self._require_known(command, hashes)
+        before = {each.key[1]: None if each.suppression is None else each.suppression.reason.value for each in known}
+        target = hashes.hash.hex()
+        return OperatorChange("suppressions.remove", target, command.tenant, reason=reason, before=before)
+
+    async def _require_known(self, command: SuppressionCommand, hashes: AddressHashes) -> list[AddressAssessment]:
+        """Return what is known of an address for the command's brand. Raise NotFound if nothing is."""
+        check_command(command)
+        assessments = await self._queries.of_address(command.tenant, hashes)
+        brand = storable_text(command.brand)
+        affected = [each for each in assessments if command.brand == "*" or each.key[1] in (brand, "*")]
+        if not any(each.evidence or each.decisions for each in affected):
+            raise NotFound("nothing is known of this address for this brand")
+        return affected
 
     async def _list(
         self, command: SuppressionCommand, addresses: Sequence[ImportedAddress], report: SuppressionReport
@@ -173,6 +188,23 @@ class SuppressionCommandHandler:
     async def _is_projected(self, offset: int) -> bool:
         async with self._rt.pool.connection() as connection:
             return await suppressions.read_next_offset(connection) > offset
+
+
+def suppress_change(command: SuppressionCommand, address_hash: bytes) -> OperatorChange:
+    """Return what the record of actions says about one suppressed address; its reason is the command's note."""
+    return OperatorChange(
+        "suppressions.add", address_hash.hex(), command.tenant, reason=command.note, after=_shown(command)
+    )
+
+
+def import_change(command: SuppressionCommand) -> OperatorChange:
+    """Return what the record of actions says about many suppressed addresses, each of which is a decision."""
+    target = command.brand or "the brands that the lines name"
+    return OperatorChange("suppressions.import", target, command.tenant, reason=command.note, after=_shown(command))
+
+
+def _shown(command: SuppressionCommand) -> dict[str, str | None]:
+    return {"brand": command.brand, "reason": None if command.reason is None else command.reason.value}
 
 
 def address_hash(queries: SuppressionQueries, name: str) -> bytes:

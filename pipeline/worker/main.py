@@ -31,6 +31,7 @@ from pipeline.worker.streaming.producer import EventProducer, open_event_produce
 from pipeline.worker.streaming.runner import run_flow
 from pipeline.worker.topology import build_topology
 from topics.codec import NewerRecord
+from topics.registry import ROLE_TOPICS
 
 _log = get_logger("mailfold.worker")
 
@@ -72,7 +73,7 @@ async def _start_producer(
     stop = asyncio.Event()
     stop_at_signals(stop)
     try:
-        await wait_until_available("Kafka", lambda: topic_admin.check(settings), stop)
+        await wait_until_available("Kafka", lambda: topic_admin.check(settings, ROLE_TOPICS), stop)
         producer = await wait_until_available(
             "Kafka", lambda: stack.enter_async_context(open_event_producer(settings, compression)), stop
         )

@@ -91,6 +91,6 @@ create table statistics_coverage (
     complete_from bigint not null
 );
 comment on table statistics_coverage is
-    'from when on all is counted, in milliseconds; 0: everything. `mailfold rebuild` or a backfill makes it 0';
+    'no row: everything is counted; else from when on, in milliseconds. The tables of a rebuild have no row';
 insert into statistics_coverage (complete_from)
-select case when exists (select from history) then (extract(epoch from now()) * 1000)::bigint else 0 end;
+select (extract(epoch from now()) * 1000)::bigint where exists (select from history);

@@ -49,12 +49,18 @@ def make_sink() -> Sink:
     return Sink(lambda address: hash_address(HASHER, address), normalize_address=canonical_address)
 
 
-@pytest.fixture
-async def oracle(connection: Connection) -> AsyncIterator[HistoryOracle]:
-    """Project two partitions of two tenants, and return their oracle."""
+def make_logs() -> list[Log]:
+    """Return the logs of two partitions, each with emails of two tenants."""
     logs = [varied_log(1, number, EMAILS) for number in range(2)]
     for log in logs:
         log.changes += varied_log(1, log.partition, 5, "other").changes
+    return logs
+
+
+@pytest.fixture
+async def oracle(connection: Connection) -> AsyncIterator[HistoryOracle]:
+    """Project two partitions of two tenants, and return their oracle."""
+    logs = make_logs()
     await project_all(connection, make_sink(), logs, END)
     yield HistoryOracle(logs)
     await empty(connection)
@@ -66,7 +72,10 @@ def optional(**fields: Any) -> st.SearchStrategy[EmailFilter]:
     return names.flatmap(lambda chosen: st.builds(EmailFilter, **{name: fields[name] for name in chosen}))
 
 
-MOMENTS = st.integers(T0 - 5000, END)
+MOMENTS = st.integers(T0 - 5000, END) | st.sampled_from(
+    # The very moments at which versions begin and end.
+    sorted({change.recorded_at for log in make_logs() for change in log.changes})
+)
 FILTERS = optional(
     brand_uuid=st.sampled_from(["1", "2", "3"]).map(lambda brand: brand_uuid("acme", brand)),
     statuses=st.lists(st.sampled_from(EmailStatus), max_size=3, unique=True).map(tuple),

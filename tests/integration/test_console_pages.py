@@ -1,5 +1,6 @@
 """The console's pages show what became of every email, and its forms do what the commands do; over real HTTP."""
 
+import re
 import uuid
 
 import msgspec
@@ -15,9 +16,10 @@ from tests.support.dispatching import accept
 from tests.support.gateway import Gateway
 from tests.support.job_rows import INSERT_JOBS, ask
 from tests.support.projecting import caught_up, gateway_and_projector
-from tests.support.seeing import until
+from tests.support.seeing import on, until
 from topics.contents import MessageContent
 from topics.events import EventKind
+from topics.registry import OPERATOR_ACTIONS
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -77,18 +79,62 @@ async def test_emails_are_listed_found_and_explained(settings: Settings) -> None
         assert 'value="colour:red"' in wrong.text
 
 
+async def test_filters_and_moments_are_those_of_the_history_api(settings: Settings) -> None:
+    async with gateway_and_projector(with_console(settings)) as served, console_browser(served) as browser:
+        now = served.rt.clock()
+        await publish(served, bounced_email(1, now - 9_000), Log().fold(request(2, now)))
+        shown = {
+            "status:bounced": "1",
+            "status:accepted": "2",
+            "domain:example.com": "12",
+            "domain:other.example": "",
+            "bounce:hard": "1",
+            "bounce:soft": "",
+            "provider:relay": "1",
+            "brand:1": "2",
+            "after:1h": "12",
+            "before:1h": "",
+            "api:fasttrack status:bounced": "1",
+        }
+        for query, numbers in shown.items():
+            found = await browser.post("/console/emails/search", {"q": query})
+            page = (await browser.get(found.headers["location"])).text
+            assert {f"player{number}@" for number in (1, 2) if f"player{number}@example.com" in page} == {
+                f"player{number}@" for number in numbers
+            }, query
+        for query in ("status:wrong", "bounce:no", "after:soon"):
+            assert (await browser.post("/console/emails/search", {"q": query})).status_code == 400
+
+
+async def test_email_is_shown_as_it_was_at_a_moment(settings: Settings) -> None:
+    async with gateway_and_projector(with_console(settings)) as served, console_browser(served) as browser:
+        now = served.rt.clock()
+        await publish(served, bounced_email(1, now - 9_000))
+        page = (await browser.get(f"/console/emails/{identified(1)}")).text
+        moments = re.findall(r'\?as_of=(\d+)"', page)
+        assert len(moments) == 3
+        first = text_of((await browser.get(f"/console/emails/{identified(1)}?as_of={moments[0]}")).text)
+        assert "not handed to a provider yet" in first
+        assert "no such user" not in first
+        assert "As it was at" in first
+        before = int(moments[0]) - 1
+        assert (await browser.get(f"/console/emails/{identified(1)}?as_of={before}")).status_code == 404
+        assert "No email is like that" in (await browser.get(f"/console/emails?as_of={before}")).text
+        assert (await browser.get(f"/console/emails/{identified(1)}?as_of=x")).status_code == 400
+
+
 async def test_pages_of_a_list_show_one_moment_and_every_email_once(settings: Settings) -> None:
     async with gateway_and_projector(with_console(settings)) as served, console_browser(served) as browser:
         now = served.rt.clock()
-        await publish(served, *(bounced_email(number, now - number * 1000) for number in range(130)))
+        await publish(served, *(bounced_email(number, now - number * 1000) for number in range(80)))
         first = await browser.get("/console/emails")
         following = (
             first.text.partition('rel="next"')[0].rpartition('href="')[2].partition('"')[0].replace("&amp;", "&")
         )
         await publish(served, bounced_email(500, served.rt.clock()))
         second = await browser.get(following)
-        ids = [identified(number) for number in range(130)]
-        assert [(email in first.text) + (email in second.text) for email in ids] == [1] * 130
+        ids = [identified(number) for number in range(80)]
+        assert [(email in first.text) + (email in second.text) for email in ids] == [1] * 80
         assert identified(500) not in second.text
         assert "@" not in following
         # An address has its pages by forms, not by URLs.
@@ -176,6 +222,9 @@ async def test_jobs_are_listed_and_replayed_with_a_reason(settings: Settings) ->
             assert "1 of 3 replayed" in text_of(replayed.text)
         states = dict(await ask(served.rt.pool, "select stream::text, state from jobs.jobs"))
         assert states == {own: "pending", foreign: "dead"}
+        [action] = await on(settings, OPERATOR_ACTIONS)
+        assert (action.what, action.email_id, action.reason) == ("dead.replay", own, "mended")
+        assert action.actor.startswith("console ")
 
 
 async def test_lanes_are_paused_and_resumed_with_a_reason(settings: Settings) -> None:
@@ -195,6 +244,11 @@ async def test_lanes_are_paused_and_resumed_with_a_reason(settings: Settings) ->
             assert (await operating.post("/console/lanes/resume", {**fields, "reason": "back"})).status_code == 303
         assert await ask(served.rt.pool, "select lane from jobs.lanes where paused_at is not null") == []
         assert (await browser.post("/console/lanes/resume", {**fields, "reason": "again"})).status_code == 404
+        recorded = [(each.what, each.target, each.reason) for each in await on(settings, OPERATOR_ACTIONS)]
+        assert recorded[:2] == [
+            ("lanes.pause", "emit acme/1", "the receiver is away"),
+            ("lanes.resume", "emit acme/1", "back"),
+        ]
 
 
 async def test_address_is_suppressed_found_and_lifted(settings: Settings) -> None:
@@ -214,6 +268,8 @@ async def test_address_is_suppressed_found_and_lifted(settings: Settings) -> Non
         assert "This address gets mail" in lifted.text
         found = await browser.post("/console/suppressions/find", {"address": "anna@example.com"})
         assert "lifted" in found.text
+        recorded = [(each.what, each.reason) for each in await on(settings, OPERATOR_ACTIONS)]
+        assert recorded == [("suppressions.add", "she called"), ("suppressions.remove", "she called again")]
         reader = await scoped_browser_key(served, KeyScope.SUPPRESSIONS_READ)
         async with console_browser(served, reader) as reading:
             assert "Suppress an address" not in (await reading.get("/console/suppressions")).text

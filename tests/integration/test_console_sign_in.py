@@ -173,11 +173,11 @@ async def test_sign_in_form_of_another_browser_is_refused(settings: Settings) ->
         assert await ask(served.rt.pool, "select * from admin.console_sessions") == []
 
 
-@pytest.mark.parametrize("wanted", ["https://evil.example", "//evil.example", "/\\evil.example", "/console//evil"])
-async def test_sign_in_leads_to_no_other_site(settings: Settings, wanted: str) -> None:
+async def test_sign_in_leads_to_no_other_site(settings: Settings) -> None:
     async with gateway(settings, console=True) as served, console_browser(served, "") as browser:
-        assert (await browser.sign_in(served.key, wanted)).headers["location"] == "/console"
-        assert "evil" not in (await browser.get("/console/sign-in", params={"next": wanted})).text
+        for wanted in ("https://evil.example", "//evil.example", "/\\evil.example", "/console//evil"):
+            assert (await browser.sign_in(served.key, wanted)).headers["location"] == "/console", wanted
+            assert "evil" not in (await browser.get("/console/sign-in", params={"next": wanted})).text, wanted
 
 
 async def test_every_answer_has_the_headers_of_a_page(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from pipeline import admin
 from pipeline.admin import KeyLimits, KeyScope
 from pipeline.cli.export import write_export
 from pipeline.errors import LeaseLost
-from pipeline.exports import chunks, runner
+from pipeline.exports import chunks, rows, runner
 from pipeline.exports.request import ExportFormat, ExportKind, ExportRequest
 from pipeline.exports.runner import ExportRunner
 from pipeline.exports.store import ExportStore
@@ -178,6 +178,21 @@ async def test_expired_and_unknown_files_say_so(settings: Settings) -> None:
         assert answer.status_code == 410
         assert "ask for the same export again" in answer.json()["detail"]
         assert (await get(served, export["export_id"])).json()["state"] == "expired"
+
+
+async def test_export_that_fails_says_so_and_the_next_one_is_made(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway(settings) as served:
+        await project_some(served, 5)
+        with monkeypatch.context() as broken:
+            broken.setattr(rows, "gzip_member", None)
+            export = await finished(served, await ask(served))
+        assert (export["state"], export["error"]) == ("failed", "an error of ours: TypeError")
+        answer = await get(served, f"{export['export_id']}/download")
+        assert answer.status_code == 409
+        assert "it failed" in answer.json()["detail"]
+        assert (await finished(served, await ask(served)))["state"] == "done"
 
 
 async def test_invalid_commands_are_refused(settings: Settings) -> None:

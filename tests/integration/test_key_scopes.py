@@ -114,7 +114,7 @@ def test_declared_scopes_follow_from_method_and_path() -> None:
         area = path.strip("/").partition("/")[0]
         reads = method == "GET" or path.endswith(("/lookup", "/render"))
         if area == "api":
-            expected = "history:read"
+            expected = "statistics:read" if path.startswith("/api/v1/statistics") else "history:read"
         elif area in ("channels", "v1", "v3", "mail"):
             expected = "history:read" if reads else "send"
         elif area == "inbound":
@@ -234,6 +234,8 @@ async def _read_history_as_another_tenant(ask: Callable[..., Awaitable[Response]
     assert (await ask("GET", "/api/v1/emails")).json()["emails"] == []
     assert (await ask("POST", "/api/v1/emails/lookup", json={"recipient": ADDRESS})).json()["emails"] == []
     assert (await ask("GET", "/api/v1/changes")).json()["changes"] == []
+    assert (await ask("GET", "/api/v1/statistics")).json()["totals"]["accepted"]["value"] == 0
+    assert (await ask("GET", "/api/v1/statistics/definitions")).status_code == 200
 
 
 async def _insert_mail(connection: psycopg.AsyncConnection[object]) -> None:

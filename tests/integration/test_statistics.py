@@ -163,5 +163,5 @@ async def _forget(connection: psycopg.AsyncConnection[Any]) -> None:
     await connection.execute(
         "truncate projections.statistics, projections.statistics_groups, projections.statistics_campaigns"
     )
-    await connection.execute("update projections.statistics_coverage set complete_from = 1800000000000")
+    await connection.execute("insert into projections.statistics_coverage (complete_from) values (1800000000000)")
     await connection.execute("update projections.history set counted_version = 0, statistics_group = null")

@@ -87,6 +87,8 @@ async def test_everything_of_a_tenant_is_deleted_and_nothing_of_another(
         deletion = await delete_tenant(served.rt, "acme")
         assert deletion.emails == 5
         assert deletion.rows["projections.evidence"] == 5
+        for schema, table in await rows(served.rt, tenant_deletion.SQL["tables_with_tenant"]):
+            assert "acme" not in await tenants_of(served.rt, f"{schema}.{table}"), table
         after = {table: await tenants_of(served.rt, table) for table in TENANT_TABLES}
         assert after == {table: {"other"} for table in TENANT_TABLES}
         assert {table: 2 * count for table, count in (await _counts(served.rt)).items()} == others

@@ -24,6 +24,7 @@ TITLE_BY_STATUS: Final = {
     403: "Not allowed",
     404: "Not found",
     413: "Too much",
+    504: "That takes too long",
     503: "A part of Mailfold does not answer",
 }
 SIGN_IN_PATH: Final = "/console/sign-in"

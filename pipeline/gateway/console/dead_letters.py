@@ -7,7 +7,6 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from pipeline.admin import KeyScope
 from pipeline.errors import MailfoldError, NotFound, Refused
-from pipeline.gateway.console.decisions import note_decision
 from pipeline.gateway.console.forms import read_form
 from pipeline.gateway.console.services import ConsoleServices
 from pipeline.gateway.console.sessions import Viewer
@@ -26,7 +25,7 @@ VALUE_MAX_CHARS: Final = 50_000
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What became of one entry that was to be replayed."""
+    """The result for one entry that was to be replayed."""
 
     id: str
     is_replayed: bool
@@ -108,11 +107,11 @@ async def _entry(services: ConsoleServices, viewer: Viewer, entry_id: str) -> De
 
 async def _replay(services: ConsoleServices, viewer: Viewer, entry_id: str, reason: str) -> ReplayResult:
     try:
-        await _entry(services, viewer, entry_id)
-        replayed = await dead_letters.replay(services.state.runtime, entry_id)
+        entry = await _entry(services, viewer, entry_id)
+        async with services.actions_of(viewer).recorded(dead_letters.replay_change(entry, reason)):
+            replayed = await dead_letters.replay(services.state.runtime, entry_id)
     except MailfoldError as error:
         return ReplayResult(entry_id, is_replayed=False, text=str(error))
-    note_decision(viewer, "replay", entry_id, reason)
     others = [other for other in replayed if other != entry_id]
     return ReplayResult(entry_id, is_replayed=True, text=f"as {others[0]}" if others else "")
 

@@ -12,12 +12,13 @@ from pipeline.gateway.console.forms import read_form
 from pipeline.gateway.console.listing import (
     FILTER_NAMES,
     STATUSES,
+    ConsoleListing,
     EmailListing,
-    ListingRequest,
     email_line,
     listing_path,
     parse_listing,
     read_listing,
+    shown_filters,
 )
 from pipeline.gateway.console.rendering import ConsolePages, see_other
 from pipeline.gateway.console.search import EmailSearch, parse_search, search_text
@@ -43,9 +44,9 @@ def add_routes(routes: APIRouter, services: ConsoleServices) -> None:
         """List emails, newest first; the filters are in the URL."""
         values = dict(request.query_params)
         try:
-            wanted = parse_listing(values)
+            wanted = parse_listing(viewer.tenant, values, state.runtime.clock())
         except Refused as error:
-            return _listing_page(pages, viewer, ListingRequest(), None, error=str(error), status=400)
+            return _listing_page(pages, viewer, ConsoleListing(), None, error=str(error), status=400)
         listing = await read_listing(state.history, viewer, wanted)
         return _listing_page(pages, viewer, wanted, listing)
 
@@ -58,16 +59,17 @@ def add_routes(routes: APIRouter, services: ConsoleServices) -> None:
             search = parse_search(text, FILTER_NAMES)
             if search.identifier:
                 return await _found_by_id(state, pages, viewer, search.identifier, text)
-            wanted = parse_listing({**search.filters, "place": form.get("place"), "as_of": form.get("as_of")})
+            place = {name: form.get(name) for name in ("place", "as_of") if form.get(name)}
+            wanted = parse_listing(viewer.tenant, {**search.filters, **place}, state.runtime.clock())
         except Refused as error:
-            return _listing_page(pages, viewer, ListingRequest(), None, query=text, error=str(error), status=400)
+            return _listing_page(pages, viewer, ConsoleListing(), None, query=text, error=str(error), status=400)
         if not search.address:
             return see_other(listing_path(wanted))
         return await _found_by_address(state, pages, viewer, search, wanted)
 
 
 async def _found_by_address(
-    state: GatewayState, pages: ConsolePages, viewer: Viewer, search: EmailSearch, wanted: ListingRequest
+    state: GatewayState, pages: ConsolePages, viewer: Viewer, search: EmailSearch, wanted: ConsoleListing
 ) -> Response:
     """List the emails to one address. Raise HttpProblem 403 for a key that may not see addresses."""
     require_scope(viewer.key, KeyScope.HISTORY_ADDRESSES)
@@ -100,13 +102,13 @@ async def _found_by_id(
         return see_other(f"{PATH}/{histories[0].state.email_id}")
     lines = [email_line(history.state, masks_addresses=viewer.masks_addresses) for history in histories]
     listing = EmailListing(lines, state.runtime.clock(), "")
-    return _listing_page(pages, viewer, ListingRequest(), listing, query=text)
+    return _listing_page(pages, viewer, ConsoleListing(), listing, query=text)
 
 
 def _listing_page(
     pages: ConsolePages,
     viewer: Viewer,
-    wanted: ListingRequest,
+    wanted: ConsoleListing,
     listing: EmailListing | None,
     *,
     query: str = "",
@@ -128,19 +130,19 @@ def _listing_page(
         status=status,
         wanted=wanted,
         listing=listing,
-        query=query or search_text(wanted.filters),
+        query=query or search_text(shown_filters(wanted)),
         error=error,
         following=following,
         choices=choices,
         filter_names=FILTER_NAMES,
-        is_first_page=not wanted.place,
-        first_page=listing_path(msgspec.structs.replace(wanted, as_of=None, place="", address="")),
+        is_now=wanted.as_of is None,
+        now_path=listing_path(msgspec.structs.replace(wanted, as_of=None, place="", address="")),
     )
 
 
-def _with_status(wanted: ListingRequest, status: str) -> str:
+def _with_status(wanted: ConsoleListing, status: str) -> str:
     """Return the path of the same list with another status."""
     filters = {name: value for name, value in wanted.filters.items() if name != "status"}
     if status:
         filters["status"] = status
-    return listing_path(ListingRequest(filters=filters))
+    return listing_path(ConsoleListing(filters=filters, as_of=wanted.as_of))

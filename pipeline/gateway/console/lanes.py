@@ -5,7 +5,6 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Request, Response
 
 from pipeline.errors import NotFound
-from pipeline.gateway.console.decisions import note_decision
 from pipeline.gateway.console.forms import ConsoleForm, read_form
 from pipeline.gateway.console.rendering import see_other
 from pipeline.gateway.console.services import ConsoleServices
@@ -41,14 +40,22 @@ def add_routes(routes: APIRouter, services: ConsoleServices) -> None:
             done=DONE_TEXTS.get(request.query_params.get("done", ""), ""),
         )
 
+    _add_changing_routes(routes, services)
+
+
+def _add_changing_routes(routes: APIRouter, services: ConsoleServices) -> None:
+    Caller = Annotated[Viewer, Depends(services.sessions)]  # noqa: N806 - a type
+    pool = services.state.runtime.pool
+
     @routes.post("/console/lanes/pause")
     async def pause_lane(request: Request, viewer: Caller) -> Response:
         """Pause a lane."""
         form = await read_form(request)
         queue, lane = await _lane(services, viewer, form)
         reason = form.reason()
-        await lanes.pause_lane(pool, queue, lane, f"{reason} ({viewer.actor})")
-        note_decision(viewer, "pause", f"{queue} {lane}", reason)
+        change = await lanes.lane_change(pool, "lanes.pause", queue, lane, reason)
+        async with services.actions_of(viewer).recorded(change):
+            await lanes.lane_store(pool, queue).pause_lane(lane, f"{reason} ({viewer.actor})")
         return see_other(f"{PATH}?done=paused")
 
     @routes.post("/console/lanes/resume")
@@ -57,8 +64,12 @@ def add_routes(routes: APIRouter, services: ConsoleServices) -> None:
         form = await read_form(request)
         queue, lane = await _lane(services, viewer, form)
         reason = form.reason()
-        await lanes.resume_lane(pool, queue, lane)
-        note_decision(viewer, "resume", f"{queue} {lane}", reason)
+        change = await lanes.lane_change(pool, "lanes.resume", queue, lane, reason)
+        if change.before is None:
+            raise NotFound(f"The lane {lane} is neither paused nor broken.")
+        async with services.actions_of(viewer).recorded(change):
+            if not await lanes.lane_store(pool, queue).resume_lanes([lane]):
+                raise NotFound(f"The lane {lane} is neither paused nor broken.")
         return see_other(f"{PATH}?done=resumed")
 
 
@@ -67,6 +78,7 @@ async def _lane(services: ConsoleServices, viewer: Viewer, form: ConsoleForm) ->
     queue, lane = form.get("queue"), form.get("lane")
     if not (queue and lane) or not (_is_own(viewer, lane) or await services.reader.sees_installation(viewer)):
         raise NotFound(f"There is no lane {lane[:200]} here.")
+    lanes.check_queue(queue)
     return queue, lane
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from pipeline.admin import KeyScope
 from pipeline.dialects.masking import mask_address
@@ -21,9 +21,12 @@ from pipeline.webhooks.redaction import redact_all
 from projections.columns import is_storable_id
 from projections.history_queries import EmailHistory
 from topics.contents import MessageContent
-from topics.readings import updated_at
+from topics.readings import email_status, updated_at
+from topics.record import Millis
 from topics.requests import SendRequest
 
+AsOf = Annotated[int | None, Query(ge=0, le=10**15)]
+"""A moment, in milliseconds since 1970; None for now."""
 SECTION: Final = "/console/emails"
 TEXT_MAX_CHARS: Final = 200_000
 MAX_HEADERS: Final = 200
@@ -36,11 +39,23 @@ def add_routes(routes: APIRouter, services: ConsoleServices) -> None:
     Caller = Annotated[Viewer, Depends(services.sessions)]  # noqa: N806 - a type
 
     @routes.get("/console/emails/{email_id}")
-    async def show_email(email_id: str, viewer: Caller, only: str = "") -> Response:
-        """Show where an email stands, and all that happened to it."""
-        history = await _history(reader, viewer, email_id)
-        values = _page_values(history, viewer, state.runtime.clock(), failures_only=only == "failures")
-        return pages.page("one_email.html", viewer, path=SECTION, **values)
+    async def show_email(email_id: str, viewer: Caller, only: str = "", as_of: AsOf = None) -> Response:
+        """Show where an email stands, or stood at a moment, and all that happened to it."""
+        history = await _history(reader, viewer, email_id, as_of)
+        now = state.runtime.clock() if as_of is None else as_of
+        values = _page_values(history, viewer, now, failures_only=only == "failures")
+        versions = [
+            (row.version, row.valid_from, email_status(row.state).value)
+            for row in await reader.email_versions(viewer, email_id)
+        ]
+        return pages.page("one_email.html", viewer, path=SECTION, as_of=as_of, versions=versions, **values)
+
+    _add_message_routes(routes, services)
+
+
+def _add_message_routes(routes: APIRouter, services: ConsoleServices) -> None:
+    pages, reader = services.pages, services.reader
+    Caller = Annotated[Viewer, Depends(services.sessions)]  # noqa: N806 - a type
 
     @routes.get("/console/emails/{email_id}/message")
     async def show_message(email_id: str, viewer: Caller) -> Response:
@@ -69,11 +84,11 @@ def add_routes(routes: APIRouter, services: ConsoleServices) -> None:
         return html_response(mail_document(content.html), csp=MAIL_CSP, X_Frame_Options="SAMEORIGIN")
 
 
-async def _history(reader: ConsoleReader, viewer: Viewer, email_id: str) -> EmailHistory:
+async def _history(reader: ConsoleReader, viewer: Viewer, email_id: str, as_of: Millis | None = None) -> EmailHistory:
     """Return the history of the email that a URL names. Raise NotFound."""
     if not is_storable_id(email_id):
         raise NotFound("An email's id is a UUID, as 0192f0c1-….")
-    return await reader.email_history(viewer, email_id)
+    return await reader.email_history(viewer, email_id, as_of)
 
 
 def _page_values(history: EmailHistory, viewer: Viewer, now: int, *, failures_only: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Response
 
 from pipeline.admin import KeyScope
-from pipeline.gateway.console.listing import EmailLine, ListingRequest, read_listing
+from pipeline.gateway.console.listing import ConsoleListing, EmailLine, read_listing
 from pipeline.gateway.console.reading import InstallationStatus
 from pipeline.gateway.console.services import ConsoleServices
 from pipeline.gateway.console.sessions import Viewer
@@ -57,7 +57,7 @@ def add_routes(routes: APIRouter, services: ConsoleServices) -> None:
         seen = snapshot if sees_installation else None
         newest: Sequence[EmailLine] = ()
         if viewer.can(KeyScope.HISTORY_READ):
-            newest = (await read_listing(state.history, viewer, ListingRequest())).lines[:MAX_NEWEST_EMAILS]
+            newest = (await read_listing(state.history, viewer, ConsoleListing(), MAX_NEWEST_EMAILS)).lines
         return pages.page(
             "overview.html",
             viewer,

@@ -1,4 +1,4 @@
-"""What the console's pages read, through the same functions as the HTTP API and the commands; no query of its own."""
+"""Read what the pages show, through the same functions as the HTTP API and the commands; no query of its own."""
 
 import asyncio
 from dataclasses import dataclass
@@ -10,16 +10,18 @@ from pipeline import admin
 from pipeline.dispatch.content_reader import open_content_reader
 from pipeline.errors import LogUnavailable, NotFound, Unrecognised
 from pipeline.gateway.console.sessions import Viewer
+from pipeline.gateway.history_reader import HistoryReader
 from pipeline.operations import status as status_operation
 from pipeline.operations.dead_letters import DeadLetterEntry, recent_letters
 from pipeline.operations.status import StatusSnapshot
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ttl_cache import TTLCache
-from projections import history_queries
+from projections import email_queries, history_queries
+from projections.email_listing import EmailRow
 from projections.history_queries import EmailHistory
 from topics.contents import MessageContent
-from topics.record import EmailId
+from topics.record import EmailId, Millis
 from topics.registry import MESSAGE_CONTENTS
 
 STATUS_TTL_S: Final = 5.0
@@ -28,6 +30,8 @@ STATUS_TIMEOUT_S: Final = 8.0
 TENANTS_TTL_S: Final = 30.0
 MAX_CONTENT_READERS: Final = 3
 """Contents that are read from Kafka at once, each by a connection of its own; people look at few of them."""
+MAX_VERSIONS: Final = 50
+"""Versions that the page of one email names."""
 log = get_logger(__name__)
 
 
@@ -42,8 +46,9 @@ class InstallationStatus:
 class ConsoleReader:
     """Reads what the pages show."""
 
-    def __init__(self, rt: Runtime) -> None:
+    def __init__(self, rt: Runtime, history: HistoryReader) -> None:
         self._rt = rt
+        self._history = history
         self._status: TTLCache[str, InstallationStatus] = TTLCache(STATUS_TTL_S, 1)
         self._status_lock = asyncio.Lock()
         self._tenants: TTLCache[str, int] = TTLCache(TENANTS_TTL_S, 1)
@@ -64,17 +69,44 @@ class ConsoleReader:
             return "admin" in scopes
         return await self._tenants.get("", self._count_tenants) == 1
 
-    async def email_history(self, viewer: Viewer, email_id: str) -> EmailHistory:
-        """Return the history of an email of the viewer's tenant and brand. Raise NotFound."""
-        async with self._rt.pool.connection() as connection, connection.transaction():
-            await history_queries.begin_snapshot(connection)
-            history = await history_queries.find_email_history(connection, EmailId(email_id))
+    async def email_history(self, viewer: Viewer, email_id: str, as_of: Millis | None = None) -> EmailHistory:
+        """Return the history of an email of the viewer's tenant and brand, now or as of a moment. Raise NotFound."""
+        if as_of is None:
+            async with self._rt.pool.connection() as connection, connection.transaction():
+                await history_queries.begin_snapshot(connection)
+                history = await history_queries.find_email_history(connection, EmailId(email_id))
+        else:
+            history = await self._past_history(viewer, EmailId(email_id), as_of)
         request = None if history is None else history.state.request
         if history is None or request is None or request.tenant != viewer.tenant:
             raise NotFound("No email with this id is known. A new one is shown within seconds of its acceptance.")
         if not viewer.key.may_use_brand(request.brand):
             raise NotFound(f"This email is of another brand than {viewer.key.limits.brand}, which your key is for.")
         return history
+
+    async def email_versions(self, viewer: Viewer, email_id: str) -> list[EmailRow]:
+        """Return the first versions of an email, in their order, at most `MAX_VERSIONS`."""
+
+        async def find(connection: history_queries.Connection) -> list[EmailRow]:
+            latest = await history_queries.latest_projected_time(connection)
+            return await email_queries.find_versions(
+                connection, viewer.tenant, EmailId(email_id), latest, after_version=0, limit=MAX_VERSIONS
+            )
+
+        return await self._history.read(find, as_of=None)
+
+    async def _past_history(self, viewer: Viewer, email_id: EmailId, as_of: Millis) -> EmailHistory | None:
+        """Return an email as it was at a moment, without its jobs, which have no past."""
+
+        async def find(connection: history_queries.Connection) -> EmailHistory | None:
+            moment = min(as_of, await history_queries.latest_projected_time(connection))
+            row = await email_queries.find_email(connection, viewer.tenant, email_id, moment)
+            if row is None:
+                return None
+            timelines = await email_queries.find_timelines(connection, [email_id], moment)
+            return EmailHistory(row.state, row.version, row.valid_from, -1, timelines.get(email_id, []), [])
+
+        return await self._history.read(find, as_of=as_of)
 
     async def email_content(self, history: EmailHistory) -> MessageContent | str:
         """Return the content of an email from the log, or why it can't be shown."""

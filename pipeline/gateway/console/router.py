@@ -17,7 +17,7 @@ def router(state: GatewayState) -> APIRouter:
     pages = ConsolePages(state.runtime.clock)
     sessions = ConsoleSessions(state.runtime.pool, state.authenticate)
     routes = APIRouter(include_in_schema=False, route_class=route_class(pages))
-    services = ConsoleServices(state, pages, sessions, ConsoleReader(state.runtime))
+    services = ConsoleServices(state, pages, sessions, ConsoleReader(state.runtime, state.history))
     for section in (sign_in, overview, emails, one_email, dead_letters, lanes, suppressions):
         section.add_routes(routes, services)
 

@@ -21,7 +21,7 @@ _DAY: Final = dt.timedelta(days=1)
 
 @dataclass(frozen=True)
 class EmailSearch:
-    """What was searched for: one id, one address, or filters, by name; empty for all emails."""
+    """A search: one id, one address, or filters, by name; empty for all emails."""
 
     identifier: str = ""
     address: str = ""

@@ -43,7 +43,7 @@ class SignInRequired(Exception):
 
 @dataclass(frozen=True)
 class Viewer:
-    """Who looks at a page: the key of the session, and the token of its forms."""
+    """A person who looks at a page: the key of the session, and the token of its forms."""
 
     key: ApiKey
     session_hash: bytes

@@ -16,7 +16,7 @@ from topics.suppressions import SuppressionReason
 
 @dataclass(frozen=True)
 class EmailStanding:
-    """Where an email stands."""
+    """The state of an email in a sentence."""
 
     status: EmailStatus
     sentence: str

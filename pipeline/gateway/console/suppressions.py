@@ -8,14 +8,19 @@ from fastapi import APIRouter, Depends, Request, Response
 from pipeline.admin import ApiKey, KeyScope
 from pipeline.errors import Refused
 from pipeline.gateway.auth import require_brand
-from pipeline.gateway.console.decisions import note_decision
 from pipeline.gateway.console.forms import ConsoleForm, read_form
 from pipeline.gateway.console.services import ConsoleServices
 from pipeline.gateway.console.sessions import Viewer
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.suppressions import cursor, views
-from pipeline.suppressions.commands import SuppressionCommand, SuppressionCommandHandler, address_hashes
+from pipeline.suppressions.commands import (
+    SuppressionCommand,
+    SuppressionCommandHandler,
+    address_hashes,
+    check_command,
+    suppress_change,
+)
 from pipeline.suppressions.queries import AddressHashes, SuppressionLookup, SuppressionQueries
 from projections.suppressions import SuppressionListQuery
 from projections.text import storable_text
@@ -74,8 +79,9 @@ def _add_changing_routes(routes: APIRouter, services: ConsoleServices, queries: 
         hashes, note = _hashes(queries, form), form.reason()
         reason = SuppressionReason(form.get("kind")) if form.get("kind") in REASONS else SuppressionReason.MANUAL
         command = _command(viewer, form.get("brand"), reason, note)
-        is_new, in_force = await handler.suppress(command, hashes.hash)
-        note_decision(viewer, "suppress", hashes.hash.hex(), note)
+        check_command(command)  # before it is recorded
+        async with services.actions_of(viewer).recorded(suppress_change(command, hashes.hash)):
+            is_new, in_force = await handler.suppress(command, hashes.hash)
         done = "The address is suppressed." if is_new else "The address was suppressed so already."
         return await _address_page(services, queries, viewer, hashes, _done(done, in_force=in_force))
 
@@ -84,8 +90,9 @@ def _add_changing_routes(routes: APIRouter, services: ConsoleServices, queries: 
         """Lift a suppression, and show the address."""
         form = await read_form(request)
         hashes, note = _hashes(queries, form), form.reason()
-        in_force = await handler.lift(_command(viewer, form.get("brand"), None, note), hashes)
-        note_decision(viewer, "lift", hashes.hash.hex(), note)
+        command = _command(viewer, form.get("brand"), None, note)
+        async with services.actions_of(viewer).recorded(await handler.lift_change(command, hashes, note)):
+            in_force = await handler.lift(command, hashes)
         done = "The suppression is lifted: the address gets mail until it bounces, complains or unsubscribes again."
         return await _address_page(services, queries, viewer, hashes, _done(done, in_force=in_force))
 

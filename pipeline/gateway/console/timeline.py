@@ -22,6 +22,8 @@ from topics.requests import SendRequest
 IDLE_TIME_MS: Final = 60_000
 """Time without a fact that the timeline names."""
 MAX_SHOWN_PLACES: Final = 5
+CODES_MAX_CHARS: Final = 16
+"""Characters at the beginning of a reply in which its codes may stand, as in `550 5.1.1 no such user`."""
 FAILURE_KINDS: Final = frozenset({"bounced", "rejected", "dropped", "failed", "deferred", "complained"})
 KIND_OF_ACK: Final = {"acked": "sent", "rejected": "bounced"}
 WORD_OF_OUTCOME: Final = {
@@ -76,8 +78,10 @@ def timeline_entries(
 
 
 def reply_text(fact: Any) -> str:
-    """Return the codes and the text of a server's reply."""
-    return " ".join(filter(None, (str(fact.code or ""), fact.enhanced, fact.text)))
+    """Return the codes and the text of a server's reply; codes that the text begins with already stand once."""
+    codes = [str(code) for code in (fact.code, fact.enhanced) if code]
+    words = [code for code in codes if code not in fact.text[:CODES_MAX_CHARS].split()]
+    return " ".join([*words, fact.text] if fact.text else codes)
 
 
 def _entry(entry: TimelineFact, suspected: Mapping[str, str]) -> ConsoleTimelineEntry:

@@ -3,6 +3,7 @@
 The application includes its router.
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Final
 
@@ -12,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from msgspec import Meta
 
 from pipeline.admin import ApiKey, KeyScope
+from pipeline.admin.actions import OperatorChange
 from pipeline.errors import LogUnavailable, NotFound
 from pipeline.gateway.auth import other_brand_error, require_brand, require_scope
 from pipeline.gateway.problems import HttpProblem, unavailable_response
@@ -26,6 +28,8 @@ from pipeline.suppressions.commands import (
     SuppressionReport,
     address_hash,
     address_hashes,
+    import_change,
+    suppress_change,
 )
 from pipeline.suppressions.import_file import ImportedAddress, RejectedLine
 from pipeline.suppressions.queries import SuppressionLookup, SuppressionQueries
@@ -117,18 +121,33 @@ _Next = Annotated[
 ]
 
 
+class RecordedCommands:
+    """The handler of commands, for blocks that run once the record of actions has their change."""
+
+    def __init__(self, state: GatewayState) -> None:
+        self._state = state
+        self.handler = SuppressionCommandHandler(state.runtime, state.log)
+
+    @contextlib.asynccontextmanager
+    async def recorded(self, key: ApiKey, change: OperatorChange) -> AsyncIterator[SuppressionCommandHandler]:
+        """Record a change by this key, and yield the handler that makes it. Raise ActionNotRecorded."""
+        async with self._state.actions_of(key).recorded(change):
+            yield self.handler
+
+
 def router(state: GatewayState) -> APIRouter:
     """Return the routes below `/suppressions`."""
     routes = APIRouter(tags=["suppressions"])
-    queries, handler = SuppressionQueries(state.runtime), SuppressionCommandHandler(state.runtime, state.log)
+    queries, commands = SuppressionQueries(state.runtime), RecordedCommands(state)
     signer = Signer(secret_ring(state.runtime.settings), "cursor")
     caller = Depends(state.authenticate)
     # Fixed paths come before `/suppressions/{address}`, which matches everything.
     _add_list_route(routes, caller, queries, signer)
     _add_export_route(routes, caller, queries)
-    _add_import_route(routes, caller, handler)
+    _add_import_route(routes, caller, commands)
     _add_lookup_routes(routes, caller, queries)
-    _add_command_routes(routes, caller, queries, handler)
+    _add_suppress_route(routes, caller, queries, commands)
+    _add_lift_route(routes, caller, queries, commands)
     return routes
 
 
@@ -186,7 +205,7 @@ def _add_export_route(routes: APIRouter, caller: Any, queries: SuppressionQuerie
         return StreamingResponse(await _with_first_line(lines), media_type=media_type, headers=headers)
 
 
-def _add_import_route(routes: APIRouter, caller: Any, handler: SuppressionCommandHandler) -> None:
+def _add_import_route(routes: APIRouter, caller: Any, commands: RecordedCommands) -> None:
     Caller = Annotated[ApiKey, caller]  # noqa: N806 - a type
 
     @routes.post(
@@ -208,7 +227,8 @@ def _add_import_route(routes: APIRouter, caller: Any, handler: SuppressionComman
         command = _command(key, brand or key.limits.brand, reason, note)
         lines = _of_allowed_brand(key, import_file.parse_file(body))
         try:
-            return _json_response(await handler.suppress_many(command, lines))
+            async with commands.recorded(key, import_change(command)) as handler:
+                return _json_response(await handler.suppress_many(command, lines))
         except LogUnavailable:
             return unavailable_response(_NOT_CONFIRMED)
 
@@ -232,8 +252,8 @@ def _add_lookup_routes(routes: APIRouter, caller: Any, queries: SuppressionQueri
         return _json_response(await _look_up(queries, key, address, brand))
 
 
-def _add_command_routes(
-    routes: APIRouter, caller: Any, queries: SuppressionQueries, handler: SuppressionCommandHandler
+def _add_suppress_route(
+    routes: APIRouter, caller: Any, queries: SuppressionQueries, commands: RecordedCommands
 ) -> None:
     Caller = Annotated[ApiKey, caller]  # noqa: N806 - a type
 
@@ -248,11 +268,16 @@ def _add_command_routes(
         command = _command(key, wanted.brand, wanted.reason, wanted.note)
         hashed = address_hash(queries, wanted.address)
         try:
-            is_new, in_force = await handler.suppress(command, hashed)
+            async with commands.recorded(key, suppress_change(command, hashed)) as handler:
+                is_new, in_force = await handler.suppress(command, hashed)
         except LogUnavailable:
             return unavailable_response(_NOT_CONFIRMED)
         decision = SuppressionDecisionResponse(address_hash=hashed.hex(), brand=wanted.brand, in_force=in_force)
         return _json_response(decision, 202 if not in_force else 201 if is_new else 200)
+
+
+def _add_lift_route(routes: APIRouter, caller: Any, queries: SuppressionQueries, commands: RecordedCommands) -> None:
+    Caller = Annotated[ApiKey, caller]  # noqa: N806 - a type
 
     @routes.delete(
         "/suppressions/{address:path}",
@@ -261,9 +286,11 @@ def _add_command_routes(
     )
     async def lift(address: _InPath, key: Caller, brand: _ForBrand) -> Response:
         """Lift a suppression: the address gets mail until it bounces, complains or unsubscribes again."""
-        hashes = address_hashes(queries, address)
+        hashes, command = address_hashes(queries, address), _command(key, brand)
         try:
-            in_force = await handler.lift(_command(key, brand), hashes)
+            change = await commands.handler.lift_change(command, hashes)
+            async with commands.recorded(key, change) as handler:
+                in_force = await handler.lift(command, hashes)
         except NotFound as error:
             raise HttpProblem(404, str(error), "address") from None
         except LogUnavailable:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from msgspec import Meta
 
 from pipeline.admin import ApiKey
-from pipeline.admin.templates import push_template
+from pipeline.admin.templates import push_template, template_change
 from pipeline.content import template_source
 from pipeline.content import templates as content
 from pipeline.content.localizations import Localizer
@@ -85,7 +85,7 @@ def router(state: GatewayState) -> APIRouter:
         body = await read_body(request, BODY_MAX_BYTES)
         async with render_slots:
             draft = await asyncio.to_thread(template_source.parse_draft, key.tenant.tenant, name, body)
-        return await push_draft(state, draft)
+        return await push_draft(state, key, draft)
 
     @routes.get("/templates", summary="List templates", **route_openapi(None, None))
     async def list_templates(key: Caller) -> Response:
@@ -112,10 +112,12 @@ def router(state: GatewayState) -> APIRouter:
     return routes
 
 
-async def push_draft(state: GatewayState, draft: Template) -> Response:
+async def push_draft(state: GatewayState, key: ApiKey, draft: Template) -> Response:
     """Append a draft to the log as the next version; return its 200, 202 (not yet projected) or 503 response."""
+    change = await template_change(state.runtime, draft)
     try:
-        version, usable = await push_template(state.runtime, state.log, draft)
+        async with state.actions_of(key).recorded(change):
+            version, usable = await push_template(state.runtime, state.log, draft)
     except LogUnavailable:
         return unavailable_response("the log did not confirm it in time; push it again")
     pushed = TemplatePushResponse(

@@ -36,6 +36,7 @@ OWNED_TABLES: Final = (
     OwnedTable("admin.routes"),
     OwnedTable("admin.destinations"),
     OwnedTable("admin.sender_domains"),
+    OwnedTable("admin.analytics_readers"),
     OwnedTable("admin.feature_level", replaces=True),
     OwnedTable("admin.secret_fingerprints", replaces=True),
     OwnedTable("intake.identities"),

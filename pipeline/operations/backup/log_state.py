@@ -5,7 +5,7 @@ from pipeline.runtime.kafka import discover_partitions
 from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.topic_admin import describe_cluster
 from pipeline.settings import Settings
-from topics.registry import TOPICS
+from topics.registry import ROLE_TOPICS
 
 
 async def read_log_state(settings: Settings) -> LogState:
@@ -14,7 +14,7 @@ async def read_log_state(settings: Settings) -> LogState:
     reader = create_consumer(settings)
     await start_client(reader, settings)
     try:
-        partitions = await discover_partitions(reader, *(settings.topic(topic.name) for topic in TOPICS))
+        partitions = await discover_partitions(reader, *(settings.topic(topic.name) for topic in ROLE_TOPICS))
         ends = await reader.end_offsets(partitions)
     finally:
         await reader.stop()

@@ -13,6 +13,7 @@ TAGS: Final = {
     "freshmail": "FreshMail",
     "history": "history",
     "exports": "exports",
+    "statistics": "statistics",
     "templates": "templates",
     "suppressions": "suppressions",
     "tracking": "tracking",

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pipeline.dialects import extrahorizon_listing, rql
-from pipeline.dialects.masking import mask_address, mask_value
+from pipeline.dialects.masking import mask_address, mask_text, mask_value
 from projections.listing_query import ListingQuery
 
 
@@ -23,6 +23,38 @@ from projections.listing_query import ListingQuery
 )
 def test_address_keeps_its_domain_only(address: str, masked: str) -> None:
     assert mask_address(address) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "550 bounces+anna=example.com@news.example unknown",
+        "550 bounces+anna=example.com unknown",
+        "SRS0=HHH=TT=example.com=anna@relay.example x",
+        "SRS0+HHH=TT=example.com=anna=relay.example x",
+        "srs1=F=relay.example==HHH=TT=example.com=anna@x.example",
+        "prvs=1234567890=anna@example.com",
+        '"anna b"@example.com user unknown',
+        '<"anna.b"@example.com>',
+        "anna%example.com@relay.example",
+        "user anna=example.com is not here",
+        "anna@[192.0.2.1]",
+        "anna (at) example.com",
+        "anna[AT]example.com",
+        "mailto:anna%40example.com",
+    ],
+)
+def test_every_written_form_of_an_address_is_masked(text: str) -> None:
+    masked = mask_text(text)
+    assert "anna" not in masked.lower()
+    assert "[address]" in masked
+
+
+@pytest.mark.parametrize(
+    "text", ["452 4.2.2 over quota", "status=5.1.1 size=1.5 charset=utf-8", "see https://x.example/?a=1&b=2", "a=b=c"]
+)
+def test_text_without_an_address_stays(text: str) -> None:
+    assert mask_text(text) == text
 
 
 def test_address_in_texts_lists_and_names_of_members_is_replaced() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pipeline.gateway.console.standing import email_standing
-from pipeline.gateway.console.timeline import timeline_entries
+from pipeline.gateway.console.timeline import reply_text, timeline_entries
 from pipeline.worker.fold import evolve
 from projections.history_queries import EmailHistory
 from projections.timeline import TimelineFact
@@ -80,6 +80,20 @@ def test_timeline_counts_repeats_and_marks_machines() -> None:
     facts[1] = TimelineFact(opened, ["facts/0/1", "facts/0/7", "facts/0/9"])
     shown = timeline_entries(facts, masks_addresses=False)[1]
     assert (shown.title, shown.repeats, shown.colour) == ("opened by a machine", 2, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "enhanced", "text", "shown"),
+    [
+        (250, "2.0.0", "OK", "250 2.0.0 OK"),
+        (250, "2.0.0", "250 2.0.0 OK", "250 2.0.0 OK"),
+        (250, "2.0.0", "2.0.0 Ok: queued", "250 2.0.0 Ok: queued"),
+        (0, "", "connection lost", "connection lost"),
+        (550, "5.1.1", "", "550 5.1.1"),
+    ],
+)
+def test_reply_has_each_code_once(code: int, enhanced: str, text: str, shown: str) -> None:
+    assert reply_text(Rejected(**COMMON, code=code, enhanced=enhanced, text=text)) == shown
 
 
 def test_timeline_of_failures_leaves_the_rest_out() -> None:
