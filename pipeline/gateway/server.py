@@ -51,19 +51,22 @@ class GatewayServer(uvicorn.Server):
         yield
 
 
-async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None) -> None:
+async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None, history_pool: Pool) -> None:
     """Listen on the settings' host and port until ``rt.stop`` is set.
 
     Raise InvalidSettings if the port is taken.
     """
     asyncio.get_running_loop().set_default_executor(FairThreads(MAX_THREADS))
     rt.log.require_topics(MESSAGE_CONTENTS, SEND_REQUESTS)
-    state = make_gateway_state(rt, connector, standby)
+    state = make_gateway_state(rt, connector, standby, history_pool)
     app = make_app(state)
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(_listen("MAILFOLD_PORT", rt.settings.host, rt.settings.port))]
         if rt.settings.console and rt.settings.console_port:
             host, port = rt.settings.console_host, rt.settings.console_port
+            if port == listeners[0].getsockname()[1]:
+                # Requests are told apart by the port alone, so that the API would be served nowhere.
+                raise InvalidSettings("MAILFOLD_CONSOLE_PORT: it is the gateway's own port; give the console another")
             listeners.append(stack.enter_context(_listen("MAILFOLD_CONSOLE_PORT", host, port)))
             app = ConsolePort(app, port)
         server = _http_server(rt, state, app)
