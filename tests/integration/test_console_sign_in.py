@@ -16,7 +16,7 @@ from pipeline.gateway.server import PORT_FILE
 from pipeline.settings import Settings
 from tests.support.console import ConsoleBrowser, console_browser
 from tests.support.gateway import gateway
-from tests.support.job_rows import ask
+from tests.support.job_rows import INSERT_JOBS, ask
 from tests.support.mtas import free_port
 from tests.support.seeing import until
 
@@ -140,6 +140,8 @@ async def test_every_page_needs_a_session_and_exactly_its_scopes(settings: Setti
 async def test_no_action_without_the_token_of_the_form_or_from_another_site(settings: Settings) -> None:
     async with gateway(settings, console=True) as served, console_browser(served) as browser:
         fields: dict[str, str | list[str]] = {"queue": "dispatch", "lane": "acme/1", "reason": "x"}
+        job = f"{INSERT_JOBS} values ('dispatch', %s, 1, 'send', 'acme/1', 'pending', 'x')"
+        await ask(served.rt.pool, job, UNKNOWN_ID)
         for token in ("", "0" * 64):
             assert (await browser.post("/console/lanes/pause", fields, token=token)).status_code == 403
         foreign = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
