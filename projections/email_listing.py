@@ -151,6 +151,14 @@ class ChangeRow(msgspec.Struct, frozen=True):
     state: EmailState
 
 
+class ChangePage(msgspec.Struct, frozen=True):
+    """The changes of one page of the feed."""
+
+    rows: Sequence[ChangeRow]
+    next_position: ChangePosition | None
+    """The position from which to go on at once; None if the feed is read to its end."""
+
+
 def page_of_emails(rows: Sequence[EmailRow], limit: int) -> EmailPage:
     """Return the page of up to ``limit`` + 1 rows; the extra row shows that another page follows."""
     page_rows = rows[:limit]

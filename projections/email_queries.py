@@ -4,6 +4,7 @@ Each page is read in the order of an index and has no offset, so that it takes t
 filter that few emails match may have to read many rows: such a query is ended after `QUERY_TIMEOUT`.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from psycopg import sql
 from projections.email_facets import facet_text
 from projections.email_listing import (
     ChangeFeed,
+    ChangePage,
     ChangePosition,
     ChangeRow,
     EmailCount,
@@ -41,6 +43,10 @@ QUERY_TIMEOUT: Final = "10s"
 """Time for a client's question: no question of theirs may hold a connection for long."""
 ESTIMATE_MAX_EMAILS: Final = 10_000
 """Emails up to which an estimated count is exact."""
+PAGE_MAX_BYTES: Final = 4_000_000
+"""Bytes of the states on a page: one with more ends early, so that callers' own data of 64 KB each stay bearable."""
+FEED_MAX_ROWS: Final = 2_000
+"""Versions of a tenant that one question of a brand's feed looks at: those of other brands cost time, too."""
 
 _REQUEST_CONDITIONS: Final[dict[str, LiteralString]] = {
     "accepted_from": "r.accepted_at >= %(accepted_from)s",
@@ -101,11 +107,8 @@ async def find_emails(connection: Connection, query: EmailQuery) -> EmailPage:
     values = _values(query) | {"limit": query.limit + 1}
     # Never prepared: the planner has to see the values.
     cursor = await connection.execute(statement, values, prepare=False)
-    rows = [
-        EmailRow(EmailPosition(at, EmailId(email_id)), decode(EMAIL_STATES, state), version, valid_from)
-        for email_id, at, state, version, valid_from in await cursor.fetchall()
-    ]
-    return page_of_emails(rows, query.limit)
+    # States are decoded in a thread: hundreds of large ones would hold up the event loop.
+    return await asyncio.to_thread(_email_page, await cursor.fetchall(), query.limit)
 
 
 async def count_emails(connection: Connection, query: EmailQuery, *, exact: bool) -> EmailCount:
@@ -128,29 +131,40 @@ async def find_email(connection: Connection, tenant: str, email_id: EmailId, as_
 
 async def find_versions(
     connection: Connection, tenant: str, email_id: EmailId, as_of: Millis, *, after_version: int, limit: int
-) -> list[EmailRow]:
-    """Return a tenant's versions of an email up to a moment, in their order, those after ``after_version``."""
-    values = {"tenant": tenant, "email_id": email_id, "as_of": as_of, "version": after_version, "limit": limit}
-    rows = await (await connection.execute(SQL["versions"], values)).fetchall()
-    return [_version_row(email_id, row) for row in rows]
+) -> EmailPage:
+    """Return a page of a tenant's versions of an email up to a moment, in their order, after ``after_version``."""
+    values = {"tenant": tenant, "email_id": email_id, "as_of": as_of, "version": after_version, "limit": limit + 1}
+    records = await (await connection.execute(SQL["versions"], values)).fetchall()
+    return await asyncio.to_thread(_version_page, email_id, records, limit)
 
 
 async def find_timelines(
     connection: Connection, email_ids: Sequence[EmailId], as_of: Millis
 ) -> dict[EmailId, list[TimelineFact]]:
     """Return the facts of each email that were known at a moment, as they were read then, in no order."""
-    values = {"email_ids": list(email_ids), "as_of": as_of}
-    timelines: dict[EmailId, list[TimelineFact]] = {}
-    for email_id, places, fact in await (await connection.execute(SQL["timelines"], values)).fetchall():
-        timelines.setdefault(EmailId(email_id), []).append(TimelineFact(decode_fact(fact), list(places)))
-    return timelines
+    values = {"email_ids": list(email_ids), "as_of": as_of, "limit": None}
+    records = await (await connection.execute(SQL["timelines"], values)).fetchall()
+    return await asyncio.to_thread(_timelines, records)
+
+
+async def find_timeline(
+    connection: Connection, email_id: EmailId, as_of: Millis, limit: int
+) -> tuple[list[TimelineFact], bool]:
+    """Return the facts of one email like :func:`find_timelines`, the first ``limit``; and whether there are more."""
+    values = {"email_ids": [email_id], "as_of": as_of, "limit": limit + 1}
+    records = await (await connection.execute(SQL["timelines"], values)).fetchall()
+    kept = _rows_of_page([len(fact) for _, _, fact in records[:limit]])
+    timelines = await asyncio.to_thread(_timelines, records[:kept])
+    return timelines.get(email_id, []), kept < len(records)
 
 
 async def find_changes(
     connection: Connection, feed: ChangeFeed, start_after: ChangePosition, until: Millis, limit: int
-) -> list[ChangeRow]:
+) -> ChangePage:
     """Return a feed's versions that became valid after a position, up to ``until``, in the order of the feed.
 
+    Of a brand's feed at most `FEED_MAX_ROWS` of the tenant's versions are looked at, so that the page may have no
+    change and yet a next position.
     ``until`` is a time up to which every partition is projected: later changes become valid after it, so that a
     position that was passed gets no more changes.
     """
@@ -161,13 +175,58 @@ async def find_changes(
         "email_id": start_after.email_id,
         "version": start_after.version,
         "until": until,
-        "limit": limit,
+        "limit": limit + 1,
+        "scan_limit": limit + 1 if feed.brand_uuid is None else max(FEED_MAX_ROWS, limit + 1),
     }
-    rows = await (await connection.execute(SQL["changes"], values, prepare=False)).fetchall()
-    return [
-        ChangeRow(ChangePosition(valid_from, EmailId(email_id), version), decode(EMAIL_STATES, state))
-        for email_id, valid_from, version, state in rows
+    records = await (await connection.execute(SQL["changes"], values, prepare=False)).fetchall()
+    return await asyncio.to_thread(_change_page, records, limit)
+
+
+def _rows_of_page(sizes: Sequence[int]) -> int:
+    """Return how many rows of these sizes fit into a page: one at least, whatever its size."""
+    total = 0
+    for nth, size in enumerate(sizes):
+        total += size
+        if total > PAGE_MAX_BYTES and nth:
+            return nth
+    return len(sizes)
+
+
+def _email_page(records: Sequence[Any], limit: int) -> EmailPage:
+    kept = _rows_of_page([len(state) for _, _, state, _, _ in records[:limit]])
+    rows = [
+        EmailRow(EmailPosition(at, EmailId(email_id)), decode(EMAIL_STATES, state), version, valid_from)
+        for email_id, at, state, version, valid_from in records[: kept + 1]
     ]
+    return page_of_emails(rows, kept)
+
+
+def _version_page(email_id: EmailId, records: Sequence[Any], limit: int) -> EmailPage:
+    kept = _rows_of_page([len(state) for _, _, state in records[:limit]])
+    return page_of_emails([_version_row(email_id, record) for record in records[: kept + 1]], kept)
+
+
+def _change_page(records: Sequence[Any], limit: int) -> ChangePage:
+    """Return the page of up to ``limit`` + 1 versions; the last row looked at may be there without its state."""
+    changes = [record for record in records if record[3] is not None]
+    kept = _rows_of_page([len(state) for _, _, _, state, _ in changes[:limit]])
+    rows = [
+        ChangeRow(ChangePosition(valid_from, EmailId(email_id), version), decode(EMAIL_STATES, state))
+        for email_id, valid_from, version, state, _ in changes[:kept]
+    ]
+    if kept < len(changes):
+        return ChangePage(rows, rows[-1].position)
+    if records and records[-1][4]:
+        email_id, valid_from, version, *_ = records[-1]
+        return ChangePage(rows, ChangePosition(valid_from, EmailId(email_id), version))
+    return ChangePage(rows, None)
+
+
+def _timelines(records: Sequence[Any]) -> dict[EmailId, list[TimelineFact]]:
+    timelines: dict[EmailId, list[TimelineFact]] = {}
+    for email_id, places, fact in records:
+        timelines.setdefault(EmailId(email_id), []).append(TimelineFact(decode_fact(fact), list(places)))
+    return timelines
 
 
 def _version_row(email_id: EmailId, row: Any) -> EmailRow:

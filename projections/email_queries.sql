@@ -31,23 +31,31 @@ select t.email_id::text, array(
         order by s.revision desc limit 1), t.fact)
 from projections.timeline t
 where t.email_id = any(%(email_ids)s::uuid[]) and coalesce(t.known_from, t.recorded_at) <= %(as_of)s
+order by coalesce(t.known_from, t.recorded_at), t.email_id, t.event_id limit %(limit)s
 
 -- name: changes
--- By the time since which a version is valid; the branches are read in order, each from an index.
-select email_id::text, valid_from, version, state from (
-    (select email_id, valid_from, version, state from projections.history
-    where tenant = %(tenant)s and valid_from <= %(until)s
-        and (%(brand_uuid)s::uuid is null or brand_uuid = %(brand_uuid)s)
-        and (valid_from, email_id) >= (%(valid_from)s::bigint, %(email_id)s::uuid)
-        and (valid_from, email_id, version) > (%(valid_from)s::bigint, %(email_id)s::uuid, %(version)s::integer)
-    order by valid_from, email_id limit %(limit)s)
-    union all
-    (select email_id, valid_from, version, state from projections.versions
-    where tenant = %(tenant)s and valid_from <= %(until)s
-        and (%(brand_uuid)s::uuid is null or brand_uuid = %(brand_uuid)s)
-        and (valid_from, email_id, version) > (%(valid_from)s::bigint, %(email_id)s::uuid, %(version)s::integer)
-    order by valid_from, email_id, version limit %(limit)s)
-) as changes
+-- By the time since which a version is valid; the branches are read in order, each from an index. Other brands' versions
+-- are left out only after the limit, so that a brand with few emails does not read all of its tenant's. The last one that
+-- was looked at is in the result in any case, without a state if it is another brand's.
+with looked_at as materialized (
+    select *, row_number() over (order by valid_from, email_id, version) as nth from (
+        (select email_id, valid_from, version, state, brand_uuid from projections.history
+        where tenant = %(tenant)s and valid_from <= %(until)s
+            and (valid_from, email_id) >= (%(valid_from)s::bigint, %(email_id)s::uuid)
+            and (valid_from, email_id, version) > (%(valid_from)s::bigint, %(email_id)s::uuid, %(version)s::integer)
+        order by valid_from, email_id limit %(scan_limit)s)
+        union all
+        (select email_id, valid_from, version, state, brand_uuid from projections.versions
+        where tenant = %(tenant)s and valid_from <= %(until)s
+            and (valid_from, email_id, version) > (%(valid_from)s::bigint, %(email_id)s::uuid, %(version)s::integer)
+        order by valid_from, email_id, version limit %(scan_limit)s)
+    ) as changes
+    order by valid_from, email_id, version limit %(scan_limit)s
+)
+select email_id::text, valid_from, version,
+    case when %(brand_uuid)s::uuid is null or brand_uuid = %(brand_uuid)s then state end, nth = %(scan_limit)s
+from looked_at
+where %(brand_uuid)s::uuid is null or brand_uuid = %(brand_uuid)s or nth = %(scan_limit)s
 order by valid_from, email_id, version limit %(limit)s
 
 -- name: page_by_acceptance

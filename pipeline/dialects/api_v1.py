@@ -36,8 +36,38 @@ from topics.states import EmailState, EventDetail
 
 _MAX_MILLIS: Final = 253_402_300_799_999
 """The end of the year 9999, the last one that RFC 3339 can write."""
-_HIDDEN_FACT_FIELDS: Final = frozenset({"type", "email_id", "event_id", "occurred_at", "recorded_at"})
-"""Fields of a fact that its entry has outside `details`."""
+_SHOWN_FACT_FIELDS: Final = frozenset(
+    {
+        *(
+            "message_id",
+            "dialect",
+            "brand",
+            "identity",
+            "recipient",
+            "sender",
+            "subject",
+            "kind",
+            "template",
+            "activity",
+        ),
+        *(
+            "provider",
+            "attempt",
+            "code",
+            "enhanced",
+            "text",
+            "provider_message_id",
+            "means_delivered",
+            "next_attempt_at",
+        ),
+        *("reason", "machine", "bounce_class", "bounce_type", "bounce_subtype", "url", "user_agent", "corrects"),
+        *("word", "outcome", "destination", "status", "detail"),
+    }
+)
+"""Fields of facts that `details` has. Never a request's variables, content, other recipients or its dialect's own data:
+they have names and addresses in any form, and the mail itself."""
+_FACT_FIELDS_WITH_ADDRESSES: Final = frozenset({"recipient_name", "native"})
+"""Those that only keys with addresses see, too: names can't be found in them."""
 
 _Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds")]
 _MaybeTime = Annotated[str | None, Meta(description="RFC 3339, UTC, milliseconds; null while it has not happened")]
@@ -150,6 +180,7 @@ class TimelineResponse(msgspec.Struct, frozen=True, kw_only=True):
     as_of: _Time
     email_id: str
     timeline: list[TimelineEntryView]
+    truncated: Annotated[bool, Meta(description="True if there are more facts than one answer shows")] = False
 
 
 class VersionsResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -232,7 +263,8 @@ def _selected(value: Any, selection: FieldSelection | None) -> Any:
 def timeline_entry_view(entry: TimelineFact, *, masks_addresses: bool) -> TimelineEntryView:
     """Return a fact, with all addresses masked or in clear."""
     fact = entry.fact
-    details = {name: value for name, value in _fact_fields(fact).items() if name not in _HIDDEN_FACT_FIELDS}
+    shown = _SHOWN_FACT_FIELDS if masks_addresses else _SHOWN_FACT_FIELDS | _FACT_FIELDS_WITH_ADDRESSES
+    details = {name: value for name, value in _fact_fields(fact).items() if name in shown}
     return TimelineEntryView(
         kind=fact_kind(fact),
         event_id=fact_event_id(fact),

@@ -51,14 +51,14 @@ class GatewayServer(uvicorn.Server):
         yield
 
 
-async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None) -> None:
+async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None, history_pool: Pool) -> None:
     """Listen on the settings' host and port until ``rt.stop`` is set.
 
     Raise InvalidSettings if the port is taken.
     """
     asyncio.get_running_loop().set_default_executor(FairThreads(MAX_THREADS))
     rt.log.require_topics(MESSAGE_CONTENTS, SEND_REQUESTS)
-    state = make_gateway_state(rt, connector, standby)
+    state = make_gateway_state(rt, connector, standby, history_pool)
     app = make_app(state)
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(_listen("MAILFOLD_PORT", rt.settings.host, rt.settings.port))]

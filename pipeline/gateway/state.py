@@ -20,6 +20,7 @@ from pipeline.gateway.sender_policy import SenderPolicies
 from pipeline.gateway.smtp.recorder import InboundMailRecorder
 from pipeline.gateway.spool import Spool
 from pipeline.gateway.tenant_limits import TenantLimits
+from pipeline.gateway.tenant_questions import TenantQuestions
 from pipeline.gateway.webhook_record import REQUEST_MAX_BYTES
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.database import Pool
@@ -54,6 +55,7 @@ class GatewayState:
     metrics: GatewayMetrics
     log: Log
     history: HistoryReader
+    questions: TenantQuestions
     spool: Spool
     event_buffer: EventBuffer
     client_info: ClientInfoReader
@@ -73,11 +75,15 @@ class GatewayState:
 
 
 def make_gateway_state(
-    rt: Runtime, connector: ConnectorFactory = aiohttp.TCPConnector, standby: Pool | None = None
+    rt: Runtime,
+    connector: ConnectorFactory = aiohttp.TCPConnector,
+    standby: Pool | None = None,
+    history_pool: Pool | None = None,
 ) -> GatewayState:
     """Return a gateway's shared objects, without opening a connection, a socket or a file.
 
-    ``standby``: a pool of connections to the database from which listings are read.
+    ``standby``: a pool of connections to the database from which listings are read. ``history_pool``: one to the
+    primary for listings that the standby does not answer; the runtime's own by default.
     """
     metrics = GatewayMetrics()
     rt.health.use_metrics(metrics)
@@ -89,7 +95,8 @@ def make_gateway_state(
         runtime=rt,
         metrics=metrics,
         log=log,
-        history=HistoryReader(rt.pool, standby, max_lag_s=rt.settings.database_read_max_lag),
+        history=HistoryReader(history_pool or rt.pool, standby, max_lag_s=rt.settings.database_read_max_lag),
+        questions=TenantQuestions(),
         spool=spool,
         event_buffer=EventBuffer(log, spool, metrics, rt.tracer),
         client_info=client_info,

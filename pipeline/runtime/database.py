@@ -167,6 +167,23 @@ async def open_standby(settings: Settings, *, size: int) -> AsyncIterator[Pool |
     if conninfo is None:
         yield None
         return
+    async with _open_empty_pool(conninfo, settings, size) as pool:
+        yield pool
+
+
+@contextlib.asynccontextmanager
+async def open_second_pool(settings: Settings, *, size: int) -> AsyncIterator[Pool]:
+    """Open another pool of at most ``size`` connections to the database that :func:`open_database` has opened.
+
+    Who waits for one of its connections delays nobody who uses the first pool.
+    """
+    async with _open_empty_pool(pooled_conninfo(settings), settings, size) as pool:
+        yield pool
+
+
+@contextlib.asynccontextmanager
+async def _open_empty_pool(conninfo: str, settings: Settings, size: int) -> AsyncIterator[Pool]:
+    """Open a pool that makes a connection when one is wanted."""
     pool = HealingPool(conninfo, settings, min_size=0, max_size=size)
     await pool.open()
     try:

@@ -1,6 +1,7 @@
 """The history API's queries on a real Postgres, compared with an oracle that reads the log and no table."""
 
 import random
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -31,11 +32,12 @@ from tests.conftest import RING
 from tests.support.changes import T0, Log, acked, again, event, identified, request
 from tests.support.history_oracle import HistoryOracle, project_all, varied_log
 from tests.support.tables import empty
+from topics import codec as topics_codec
 from topics.changes import EmailChange, Tick
 from topics.events import DeliveryEvent, EventKind
 from topics.ids import brand_uuid
 from topics.readings import EmailStatus
-from topics.record import Millis
+from topics.record import EmailId, Millis
 
 HASHER = AddressHasher(RING)
 EMAILS = 40
@@ -192,14 +194,66 @@ async def test_long_question_is_ended(connection: Connection, monkeypatch: pytes
 async def test_feed_has_every_version_once_in_order(connection: Connection, oracle: HistoryOracle) -> None:
     expected = oracle.changes("acme", END)
     start, found = position_after(-1), []
-    while rows := await email_queries.find_changes(connection, ChangeFeed("acme"), start, END, 7):
+    while rows := (await email_queries.find_changes(connection, ChangeFeed("acme"), start, END, 7)).rows:
         found += [(row.position.valid_from, row.position.email_id, row.position.version) for row in rows]
         start = rows[-1].position
     assert found == expected
     brand = brand_uuid("acme", "1")
-    rows = await email_queries.find_changes(connection, ChangeFeed("acme", brand), position_after(-1), END, 100_000)
+    feed = ChangeFeed("acme", brand)
+    rows = (await email_queries.find_changes(connection, feed, position_after(-1), END, 100_000)).rows
     assert rows
     assert {row.state.request and row.state.request.brand for row in rows} == {"1"}
+
+
+async def test_feed_of_a_rare_brand_goes_on_though_it_looks_at_few_rows(
+    connection: Connection, oracle: HistoryOracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = ChangeFeed("acme", brand_uuid("acme", "1"))
+    whole = (await email_queries.find_changes(connection, everything, position_after(-1), END, 100_000)).rows
+    monkeypatch.setattr(email_queries, "FEED_MAX_ROWS", 4)
+    for brand, expected in (("1", [row.position for row in whole]), ("unknown", [])):
+        feed, start, found, pages = ChangeFeed("acme", brand_uuid("acme", brand)), position_after(-1), [], 0
+        while True:
+            page = await email_queries.find_changes(connection, feed, start, END, 2)
+            found += [row.position for row in page.rows]
+            pages += 1
+            if page.next_position is None:
+                break
+            start = page.next_position
+        assert found == expected
+        assert pages > len(oracle.changes("acme", END)) // 4, "each looks at four rows"
+
+
+async def test_page_of_large_states_ends_early_and_is_decoded_in_a_thread(
+    connection: Connection, oracle: HistoryOracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+
+    def decode(*arguments: Any) -> Any:
+        threads.add(threading.get_ident())
+        return topics_codec.decode(*arguments)
+
+    monkeypatch.setattr(email_queries, "decode", decode)
+    monkeypatch.setattr(email_queries, "PAGE_MAX_BYTES", 1)
+    query = EmailQuery(tenant="acme", as_of=END, limit=50)
+    page = await email_queries.find_emails(connection, query)
+    assert (len(page.rows), page.next_position) == (1, page.rows[0].position)
+    assert [row.position.email_id for row in await all_pages(connection, query)] == oracle.ids(query)
+    email_id = page.rows[0].position.email_id
+    versions = await email_queries.find_versions(connection, "acme", email_id, END, after_version=0, limit=50)
+    assert len(versions.rows) == 1
+    assert versions.next_position is not None
+    changes = await email_queries.find_changes(connection, ChangeFeed("acme"), position_after(-1), END, 50)
+    assert [row.position for row in changes.rows] == [changes.next_position]
+    assert threading.get_ident() not in threads
+
+
+async def test_timeline_of_many_facts_is_cut(connection: Connection, oracle: HistoryOracle) -> None:
+    query = EmailQuery(tenant="acme", as_of=END)
+    email_id = EmailId(max(oracle.ids(query), key=lambda each: oracle.emails[each].versions[-1].version))
+    whole, is_cut = await email_queries.find_timeline(connection, email_id, END, 100)
+    assert (len(whole) > 2, is_cut) == (True, False)
+    assert await email_queries.find_timeline(connection, email_id, END, 2) == (whole[:2], True)
 
 
 async def test_feed_misses_nothing_while_projectors_commit_in_any_order(connection: Connection) -> None:
@@ -216,7 +270,7 @@ async def test_feed_misses_nothing_while_projectors_commit_in_any_order(connecti
         await sink.apply(connection, ChangeBatch(number, places[number], end, records[places[number] : end]))
         places[number] = end
         until = await latest_projected_time(connection)
-        while rows := await email_queries.find_changes(connection, ChangeFeed("acme"), start, until, 5):
+        while rows := (await email_queries.find_changes(connection, ChangeFeed("acme"), start, until, 5)).rows:
             found += [(row.position.valid_from, row.position.email_id, row.position.version) for row in rows]
             start = rows[-1].position
         start = max(start, position_after(until), key=lambda position: (position.valid_from, position.email_id))

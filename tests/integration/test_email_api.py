@@ -1,6 +1,7 @@
 """The history API `/api/v1` over real HTTP, on tables that the real sink wrote."""
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Sequence
@@ -12,9 +13,12 @@ import pytest
 
 from pipeline import admin
 from pipeline.admin import KeyLimits, KeyScope
-from pipeline.runtime.signing import AddressHasher, canonical_address, hash_address
+from pipeline.gateway.tenant_questions import QUESTIONS_AT_ONCE
+from pipeline.runtime.signing import AddressHasher, Signer, canonical_address, hash_address
+from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings
-from projections import email_queries
+from projections import email_cursor, email_queries
+from projections.email_listing import EmailPosition, EmailQuery
 from projections.sink import ChangeBatch, Sink
 from tests.conftest import RING
 from tests.support.changes import T0, Log, acked, conversion_result, event, identified, request
@@ -261,6 +265,39 @@ async def test_question_that_takes_too_long_says_what_to_do(
         assert "ask for less" in answer.json()["detail"]
 
 
+async def test_slow_questions_of_a_tenant_leave_connections_to_others(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway(settings) as served, contextlib.AsyncExitStack() as held:
+        await some_emails(served)
+        await get(served)
+        monkeypatch.setattr(email_queries, "find_emails", _hold_connection)
+        slow = [asyncio.create_task(get(served)) for _ in range(QUESTIONS_AT_ONCE + 1)]
+        done, running = await asyncio.wait(slow, return_when=asyncio.FIRST_COMPLETED)
+        refused = done.pop().result()
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert len(running) == QUESTIONS_AT_ONCE
+        for _ in range(served.rt.pool.max_size):
+            await held.enter_async_context(served.rt.pool.connection())
+        assert not any(task.done() for task in running)
+        await cancel_tasks(running)
+
+
+async def test_moment_that_is_not_projected_yet_is_not_answered_with_another(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        await some_emails(served)
+        early = await get(served, as_of=str(END))
+        assert (early.status_code, early.headers["retry-after"]) == (503, "1")
+        to_come = await ok(served, as_of="2999-01-01T00:00:00Z")
+        assert to_come["as_of"] == (await ok(served))["as_of"]
+        signer = Signer(RING, "cursor")
+        shown = email_cursor.EmailQuestion()
+        position = EmailPosition(END, identified(1))
+        query = EmailQuery(tenant="acme", as_of=2**42)
+        cursor = email_cursor.encode_email_cursor(signer.tag, query, shown, position)
+        assert (await get(served, cursor=cursor)).status_code == 503
+
+
 async def test_query_ends_when_its_client_leaves(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     async with gateway(settings) as served:
         await some_emails(served)
@@ -273,6 +310,10 @@ async def test_query_ends_when_its_client_leaves(settings: Settings, monkeypatch
             while (row := await (await connection.execute(query)).fetchone()) != (1,):  # this query itself
                 assert time.monotonic() < deadline, row
                 await asyncio.sleep(0.05)
+
+
+async def _hold_connection(_connection: Any, _query: Any) -> Any:
+    await asyncio.Event().wait()
 
 
 async def _sleep(connection: Any, _query: Any) -> Any:

@@ -23,7 +23,8 @@ _PROBLEM_CONTENT: Final = {"application/problem+json": {"schema": {"$ref": "#/co
 _PROBLEMS: Final = {
     400: "A parameter is unknown or invalid; `where` says which.",
     401: "No API key, or one that is unknown, revoked or expired.",
-    503: "Postgres does not answer; the request may be sent again.",
+    429: "This tenant has as many questions at once as it may; `Retry-After` says when to send it again.",
+    503: "Postgres does not answer, or the moment is not projected yet; the request may be sent again.",
     504: "The question takes more than 10 seconds; ask for less.",
 }
 EMAIL_EXAMPLE: Final[dict[str, Any]] = {
@@ -86,6 +87,7 @@ TIMELINE_EXAMPLE: Final[dict[str, Any]] = {
             "details": {"provider": "sendgrid", "code": 202, "provider_message_id": "14c5d75ce93.dfd.64b469"},
         }
     ],
+    "truncated": False,
 }
 _EXAMPLES: Final[dict[str, Any]] = {
     "EmailListResponse": LISTING_EXAMPLE,

@@ -3,6 +3,7 @@
 The application includes its router. :mod:`pipeline.gateway.routes.changes` is the feed of what changes.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
@@ -18,6 +19,8 @@ from pipeline.gateway.openapi import api_v1 as openapi
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.request_body import decode_body, read_body
 from pipeline.gateway.state import GatewayState
+from pipeline.gateway.tenant_questions import RETRY_LATER, TURN_WAIT_S
+from pipeline.runtime.fair_threads import CURRENT_CALLER
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer, canonical_address
 from projections import email_cursor, email_queries
@@ -42,7 +45,11 @@ from topics.record import EmailId, Millis
 OPENAPI_TYPES: Final = api_v1.OPENAPI_TYPES
 LOOKUP_MAX_BYTES: Final = 20_000
 VERSIONS_PER_PAGE: Final = 100
+TIMELINE_MAX_FACTS: Final = 1_000
 MAX_VERSION_NUMBER: Final = 2**31 - 1
+QUESTION_TIMEOUT_S: Final = 10.0
+"""Seconds for all queries of one question, as `email_queries.QUERY_TIMEOUT` is for each in Postgres."""
+NOT_PROJECTED: Final = "this moment is not in the history yet; send it again"
 TOO_SLOW: Final = (
     "the question takes more than 10 seconds; ask for less: a shorter time of acceptance, a filter that fewer emails "
     "match, or no exact count"
@@ -80,23 +87,44 @@ class EmailHistoryRoutes:
 
     def __init__(self, state: GatewayState) -> None:
         self._history = state.history
+        self._clock = state.runtime.clock
+        self.questions = state.questions
+        self.projected_time = state.history.projected_time
         self.signer = Signer(secret_ring(state.runtime.settings), "cursor")
 
-    async def read(self, request: Request, read: HistoryQuestion[T], as_of: Millis | None = None) -> tuple[Millis, T]:
-        """Return a moment and what was read as of it: ``as_of``, but never later than what is projected.
+    async def read(
+        self,
+        request: Request,
+        read: HistoryQuestion[T],
+        as_of: Millis | None = None,
+        *,
+        is_shown: bool = False,
+        turn_wait_s: float | None = TURN_WAIT_S,
+    ) -> tuple[Millis, T]:
+        """Return a moment and what was read as of it: ``as_of``; what is projected without it, or if it is to come.
 
-        The query ends with the client's connection. Raises HttpProblem 504 for one that takes too long.
+        ``is_shown``: an earlier answer showed this moment, so that it is not to come, whatever our clock says. Each
+        tenant has a few questions at once, and all queries of one have `QUESTION_TIMEOUT_S` together; they end with
+        the client's connection. Raises HttpProblem 429, 503 for a moment that is not projected yet, and 504.
         """
+        wanted = as_of if is_shown or as_of is None or as_of <= self._clock() else None
 
         async def read_history(connection: Connection) -> tuple[Millis, T]:
-            latest = await latest_projected_time(connection)
-            moment = latest if as_of is None else min(as_of, latest)
-            async with email_queries.limited_time(connection):
-                return moment, await read(connection, moment)
+            async with asyncio.timeout(QUESTION_TIMEOUT_S):
+                latest = await latest_projected_time(connection)
+                if wanted is not None and wanted > latest >= 0:
+                    raise HttpProblem(503, NOT_PROJECTED, "as_of", RETRY_LATER)
+                moment = latest if wanted is None else min(wanted, latest)  # -1 while nothing was ever projected
+                async with email_queries.limited_time(connection):
+                    return moment, await read(connection, moment)
+
+        async def read_in_turn() -> tuple[Millis, T]:
+            async with self.questions.turn(CURRENT_CALLER.get(), turn_wait_s):
+                return await self._history.read(read_history, wanted)
 
         try:
-            return await run_while_connected(request, self._history.read(read_history, as_of))
-        except email_queries.EmailQueryTimeout:
+            return await run_while_connected(request, read_in_turn())
+        except (email_queries.EmailQueryTimeout, TimeoutError):
             raise HttpProblem(504, TOO_SLOW, f"{request.method} {request.url.path}") from None
 
     async def page(self, request: Request, key: ApiKey, parameters: api_v1_query.Parameters) -> Response:
@@ -115,12 +143,12 @@ class EmailHistoryRoutes:
                 return page, None
             return page, await email_queries.count_emails(connection, own, exact=listing.count == "exact")
 
-        moment, (page, count) = await self.read(request, find, as_of)
+        moment, (page, count) = await self.read(request, find, as_of, is_shown=bool(listing.cursor))
         next_cursor = ""
         if page.next_position is not None:
             shown = msgspec.structs.replace(query, as_of=moment)
             next_cursor = email_cursor.encode_email_cursor(self.signer.tag, shown, question, page.next_position)
-        return json_response(_list_response(key, question, page.rows, moment, next_cursor, count))
+        return await build_response(lambda: _list_response(key, question, page.rows, moment, next_cursor, count))
 
     def _continued(
         self, tenant: str, listing: api_v1_query.ListingRequest
@@ -195,6 +223,11 @@ def json_response(body: Any) -> Response:
     return Response(_ENCODE(body), media_type="application/json")
 
 
+async def build_response(build: Callable[[], Any]) -> Response:
+    """Return a response with the JSON body that ``build`` returns, made in a thread, because it may be large."""
+    return await asyncio.to_thread(lambda: json_response(build()))
+
+
 def _list_response(  # noqa: PLR0917 - all of it is needed
     key: ApiKey,
     question: EmailQuestion,
@@ -250,20 +283,26 @@ def _add_email_routes(routes: APIRouter, caller: Any, emails: EmailHistoryRoutes
         """Show all facts about an email that were known at a moment, in causal order.
 
         Among them are all attempts to send it, repeated events with their places on the log, and all attempts to report
-        conversions.
+        conversions. Of more than 1,000 facts the earliest are shown, and `truncated` is true; an export has all.
         """
         known = EmailId(email_id.lower())
 
-        async def read(connection: Connection, moment: Millis) -> list[TimelineFact]:
+        async def read(connection: Connection, moment: Millis) -> tuple[list[TimelineFact], bool]:
             if not is_storable_id(known):
-                return []
-            return (await email_queries.find_timelines(connection, [known], moment)).get(known, [])
+                return [], False
+            return await email_queries.find_timeline(connection, known, moment, TIMELINE_MAX_FACTS)
 
-        moment, row, timeline = await emails.one_email(request, key, email_id, as_of, read)
+        moment, row, (timeline, is_truncated) = await emails.one_email(request, key, email_id, as_of, read)
         masked = masks_addresses(key)
-        entries = [api_v1.timeline_entry_view(entry, masks_addresses=masked) for entry in in_causal_order(timeline)]
-        return json_response(
-            api_v1.TimelineResponse(as_of=api_v1.rfc3339(moment), email_id=row.state.email_id, timeline=entries)
+        return await build_response(
+            lambda: api_v1.TimelineResponse(
+                as_of=api_v1.rfc3339(moment),
+                email_id=row.state.email_id,
+                timeline=[
+                    api_v1.timeline_entry_view(entry, masks_addresses=masked) for entry in in_causal_order(timeline)
+                ],
+                truncated=is_truncated,
+            )
         )
 
 
@@ -283,20 +322,21 @@ def _add_version_route(routes: APIRouter, caller: Any, emails: EmailHistoryRoute
         """Show all versions of an email up to a moment, oldest first, 100 a page."""
         known, tenant = EmailId(email_id.lower()), key.tenant.tenant
 
-        async def read(connection: Connection, moment: Millis) -> list[EmailRow]:
+        async def read(connection: Connection, moment: Millis) -> EmailPage:
             if not is_storable_id(known):
-                return []
+                return EmailPage([], None)
             return await email_queries.find_versions(
-                connection, tenant, known, moment, after_version=after_version, limit=VERSIONS_PER_PAGE + 1
+                connection, tenant, known, moment, after_version=after_version, limit=VERSIONS_PER_PAGE
             )
 
-        moment, row, versions = await emails.one_email(request, key, email_id, as_of, read)
-        page = versions[:VERSIONS_PER_PAGE]
-        views = [api_v1.email_view(version, masks_addresses=masks_addresses(key)) for version in page]
-        next_version = page[-1].version if len(versions) > len(page) else None
-        return json_response(
-            api_v1.VersionsResponse(
-                as_of=api_v1.rfc3339(moment), email_id=row.state.email_id, versions=views, next_version=next_version
+        moment, row, page = await emails.one_email(request, key, email_id, as_of, read)
+        masked = masks_addresses(key)
+        return await build_response(
+            lambda: api_v1.VersionsResponse(
+                as_of=api_v1.rfc3339(moment),
+                email_id=row.state.email_id,
+                versions=[api_v1.email_view(version, masks_addresses=masked) for version in page.rows],
+                next_version=None if page.next_position is None else page.rows[-1].version,
             )
         )
 

@@ -1,5 +1,6 @@
 """Where a listing is read: pools that are made up answer, fail or are behind."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -10,6 +11,7 @@ import pytest
 from pipeline.gateway.history_reader import (
     DEFAULT_MAX_LAG_S,
     PRIMARY_TIME_TTL_S,
+    PROJECTED_TIME_TTL_S,
     STANDBY_RETRY_INTERVAL_S,
     HistoryReader,
 )
@@ -29,6 +31,7 @@ class MadeUpPool:
     @contextlib.asynccontextmanager
     async def connection(self, _timeout_s: float | None = None) -> AsyncIterator["MadeUpPool"]:
         self.uses += 1
+        await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
         yield self
@@ -146,3 +149,13 @@ async def test_server_that_replays_nothing_is_no_standby_that_lags(
 ) -> None:
     standby.replay_age_s, primary.projected_to = None, 101
     assert await reader.read(name_of) == "standby"
+
+
+async def test_all_who_wait_for_changes_share_one_look_at_the_projected_time(clock: MadeUpClock) -> None:
+    primary = MadeUpPool("primary", projected_to=7)
+    reader = HistoryReader(cast("Pool", primary), monotonic=clock)
+    assert await asyncio.gather(*(reader.projected_time() for _ in range(20))) == [7] * 20
+    assert primary.uses == 1
+    clock.now += PROJECTED_TIME_TTL_S
+    assert await reader.projected_time() == 7
+    assert primary.uses == 2
