@@ -154,6 +154,18 @@ async def test_no_action_without_the_token_of_the_form_or_from_another_site(sett
         assert len(await ask(served.rt.pool, "select * from jobs.lanes where paused_at is not null")) == 1
 
 
+async def test_link_from_another_site_opens_the_page_with_the_session(settings: Settings) -> None:
+    """Browsers send a SameSite=Strict cookie only with the second request, which comes from our own page."""
+    async with gateway(settings, console=True) as served:
+        answer = await served.http.get("/console/lanes?a=b", headers={"Sec-Fetch-Site": "cross-site"})
+        assert answer.status_code == 200
+        assert '<a href="/console/lanes?a=b">' in answer.text
+        assert '<meta http-equiv="refresh" content="0; url=/console/lanes?a=b">' in answer.text
+        assert is_sign_in(await served.http.get("/console/lanes?a=b", headers={"Sec-Fetch-Site": "same-origin"}))
+        ended = {"Sec-Fetch-Site": "cross-site", "Cookie": "mailfold-console=ended"}
+        assert is_sign_in(await served.http.get("/console/lanes", headers=ended))
+
+
 async def test_no_action_by_get(settings: Settings) -> None:
     async with gateway(settings, console=True) as served, console_browser(served) as browser:
         parameters = {"form_token": browser.token, "queue": "dispatch", "lane": "acme/1", "reason": "x"}
