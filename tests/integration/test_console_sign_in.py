@@ -38,6 +38,7 @@ def is_sign_in(answer: httpx.Response) -> bool:
 async def test_session_begins_with_a_key_and_ends_with_sign_out(settings: Settings) -> None:
     async with gateway(settings, console=True) as served, console_browser(served, "") as browser:
         assert is_sign_in(await browser.get("/console"))
+        assert (await browser.get("/console/")).headers["location"] == "/console"
         refused = await browser.sign_in("mfk_wrong")
         assert refused.status_code == 401
         assert "unknown, revoked or expired" in refused.text
