@@ -89,9 +89,10 @@ class ConsoleReader:
 
         async def find(connection: history_queries.Connection) -> list[EmailRow]:
             latest = await history_queries.latest_projected_time(connection)
-            return await email_queries.find_versions(
+            page = await email_queries.find_versions(
                 connection, viewer.tenant, EmailId(email_id), latest, after_version=0, limit=MAX_VERSIONS
             )
+            return list(page.rows)
 
         return await self._history.read(find, as_of=None)
 
