@@ -39,6 +39,7 @@ from pipeline.admin.providers import (
 )
 from pipeline.admin.scopes import BRAND_SCOPES, SCOPE_MEANINGS, KeyScope
 from pipeline.admin.sender_domains import (
+    ALL_BRANDS,
     SenderDomain,
     SenderRules,
     add_sender_domain,
@@ -51,11 +52,17 @@ from pipeline.admin.sender_domains import (
 )
 from pipeline.admin.sql import fetch_rows
 from pipeline.admin.tenants import (
+    CONTENT_RETENTION,
     SUSPENSION_DELAY_S,
     Tenant,
     TenantSummary,
+    WaitingMail,
     add_tenant,
+    get_suspension,
     get_tenant,
+    get_waiting_mail,
+    is_deleted,
+    list_lanes,
     open_jobs,
     resume_tenant,
     suspend_tenant,
@@ -63,7 +70,9 @@ from pipeline.admin.tenants import (
 )
 
 __all__ = [
+    "ALL_BRANDS",
     "BRAND_SCOPES",
+    "CONTENT_RETENTION",
     "KEY_PATTERN",
     "PROVIDER_KINDS",
     "SCOPE_MEANINGS",
@@ -79,6 +88,7 @@ __all__ = [
     "SenderRules",
     "Tenant",
     "TenantSummary",
+    "WaitingMail",
     "add_brand",
     "add_destination",
     "add_key",
@@ -92,13 +102,17 @@ __all__ = [
     "get_destination",
     "get_provider",
     "get_sender_rules",
+    "get_suspension",
     "get_tenant",
+    "get_waiting_mail",
     "has_other_tenants",
+    "is_deleted",
     "is_possible_key",
     "is_unencrypted_url",
     "key_hash",
     "key_names",
     "list_keys",
+    "list_lanes",
     "list_providers",
     "list_sender_domains",
     "note_key_use",

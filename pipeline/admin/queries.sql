@@ -1,8 +1,9 @@
+-- name: is_deleted
+select exists (select from admin.deleted_tenants where tenant = %s)
+
 -- name: add_tenant
--- The name of a deleted tenant is not given to another.
 insert into admin.tenants (tenant, batch_max, rate_per_second, verified_senders)
-select %(tenant)s::text, %(batch_max)s::integer, %(rate_per_second)s::double precision, %(verified_senders)s::boolean
-where not exists (select from admin.deleted_tenants where tenant = %(tenant)s::text)
+values (%(tenant)s, %(batch_max)s, %(rate_per_second)s, %(verified_senders)s)
 on conflict (tenant) do update set batch_max = excluded.batch_max, rate_per_second = excluded.rate_per_second
 
 -- name: list_tenants
@@ -17,14 +18,50 @@ select tenant, batch_max, rate_per_second, case when suspended_at is not null th
     (select count(*) from admin.destinations d where d.tenant = t.tenant)
 from admin.tenants t where tenant = %s
 
+-- name: tenant_lanes
+-- The lanes of a tenant that have jobs to do, by a loose index scan: the cost grows with the lanes, not with the jobs.
+with recursive lanes as (
+    select queue.name as queue, first.lane
+    from (values ('dispatch'), ('emit')) as queue (name) cross join lateral (
+        select lane from jobs.jobs
+        where jobs.queue = queue.name and state in ('pending', 'attempting')
+        order by lane limit 1
+    ) first
+    union all
+    select lanes.queue, later.lane
+    from lanes cross join lateral (
+        select lane from jobs.jobs
+        where jobs.queue = lanes.queue and state in ('pending', 'attempting') and jobs.lane > lanes.lane
+        order by lane limit 1
+    ) later
+)
+select distinct lane from lanes where split_part(lane, '/', 1) = %s
+
 -- name: tenant_jobs
-select queue, state, count(*) from jobs.jobs
-where state in ('held', 'pending', 'attempting', 'unknown', 'dead') and split_part(lane, '/', 1) = %s
+-- Each part has an index of its own: a table of finished jobs is never scanned.
+select queue, state, count(*)
+from (
+    select queue, state from jobs.jobs
+    where queue in ('dispatch', 'emit') and lane = any(%(lanes)s) and state in ('pending', 'attempting')
+    union all
+    select queue, state from jobs.jobs
+    where state in ('dead', 'unknown') and split_part(lane, '/', 1) = %(tenant)s
+    union all
+    select queue, state from jobs.jobs where state = 'held' and split_part(lane, '/', 1) = %(tenant)s
+) not_done
 group by queue, state order by queue, state
+
+-- name: waiting_mail
+-- When the oldest email of these lanes that waits was accepted, and how many were accepted too long ago.
+select min(created_at), count(*) filter (where created_at < now() - %(kept)s::interval)
+from jobs.jobs where queue = 'dispatch' and lane = any(%(lanes)s) and state in ('pending', 'attempting')
 
 -- name: suspend_tenant
 -- The time of the first suspension is kept.
 update admin.tenants set suspended_at = coalesce(suspended_at, now()), suspended_reason = %s where tenant = %s
+
+-- name: suspension
+select case when suspended_at is not null then suspended_reason end from admin.tenants where tenant = %s
 
 -- name: resume_tenant
 with resumed as (
@@ -177,19 +214,23 @@ select tenant, brand, dkim_key_sealed from admin.brands where dkim_key_sealed is
 update admin.brands set dkim_key_sealed = %s where tenant = %s and brand = %s
 
 -- name: add_console_session
--- Sessions that have ended are deleted here, so that no other job has to.
+-- Sessions that have ended are deleted here, so that no other job has to; and the key's oldest, beyond its number.
 with ended as (
     delete from admin.console_sessions where expires_at < now() or last_seen_at < now() - %(idle)s::interval
+        or session_hash = any(array(
+            select session_hash from admin.console_sessions where key_hash = %(key_hash)s
+            order by expires_at desc offset %(older)s
+        ))
 )
 insert into admin.console_sessions (session_hash, key_hash, expires_at)
 values (%(session_hash)s, %(key_hash)s, now() + %(lifetime)s::interval)
 
--- name: find_console_session
-select key_hash, last_seen_at < now() - interval '1 minute' from admin.console_sessions
-where session_hash = %s and expires_at > now() and last_seen_at > now() - %s::interval
+-- name: find_console_sessions
+select session_hash, key_hash, last_seen_at < now() - interval '1 minute' from admin.console_sessions
+where session_hash = any(%s) and expires_at > now() and last_seen_at > now() - %s::interval
 
 -- name: note_console_session_use
-update admin.console_sessions set last_seen_at = now() where session_hash = %s
+update admin.console_sessions set last_seen_at = now() where session_hash = any(%s)
 
 -- name: end_console_session
 delete from admin.console_sessions where session_hash = %s
@@ -216,7 +257,8 @@ where (%s = '' or tenant = %s) and (%s = '' or domain = %s) order by tenant, dom
 update admin.sender_domains set verified_at = now() where tenant = %s and domain = %s
 
 -- name: remove_sender_domain
-delete from admin.sender_domains where tenant = %s and domain = %s and brand = %s
+-- Of all brands, with their own rows, for brand *.
+delete from admin.sender_domains where tenant = %s and domain = %s and %s in (brand, '*')
 
 -- name: verified_senders
 select verified_senders from admin.tenants where tenant = %s

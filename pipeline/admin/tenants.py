@@ -3,17 +3,23 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Any, Final
 
-from pipeline.admin.sql import execute, fetch_row, fetch_rows
+import psycopg
+
+from pipeline.admin.sql import SQL, execute, fetch_row
 from pipeline.content.addresses import header_text_problem
 from pipeline.errors import NotFound, Refused
 from pipeline.runtime.database import Pool
+from topics.registry import MESSAGE_CONTENTS
 
 REASON_MAX_CHARS: Final = 200
 SUSPENSION_DELAY_S: Final = 5
 """Seconds in which every gateway and dispatcher knows of a suspension or its end; their caches are shorter."""
+
+CONTENT_RETENTION: Final = timedelta(milliseconds=MESSAGE_CONTENTS.retention_ms)
+"""Time after which an accepted email that was not sent has lost its content."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,35 @@ class TenantSummary:
     """Jobs that are not done, by queue and state."""
 
 
+@dataclass(frozen=True)
+class WaitingMail:
+    """The accepted emails of a tenant that are not sent yet."""
+
+    oldest_at: datetime | None
+    """When the oldest was accepted; None if none waits."""
+    expired: int
+    """How many waited for longer than contents are kept, and will fail."""
+
+
 async def add_tenant(pool: Pool, tenant: Tenant) -> None:
     """Add a tenant or change its limits; all else stays as it is. Raise Refused."""
-    values = {"tenant": tenant.tenant, "batch_max": tenant.batch_max, "rate_per_second": tenant.rate_per_second}
-    if not await execute(pool, "add_tenant", **values, verified_senders=tenant.verified_senders):
-        raise Refused(f"tenant {tenant.tenant} was deleted, and the log still has its mail; choose another name")
+    try:
+        async with pool.connection() as connection:
+            await connection.execute(SQL["add_tenant"], vars(tenant))
+            # A statement of its own, which sees a deletion that ended while the one before waited for the row.
+            if await is_deleted(connection, tenant.tenant):
+                # Raised within the transaction, which it rolls back.
+                raise Refused(
+                    f"tenant {tenant.tenant} was deleted, and the log still has its mail; choose another name"
+                )
+    except psycopg.errors.CheckViolation as error:
+        raise Refused(f"not a value that can be taken: {error.diag.constraint_name}") from error
+
+
+async def is_deleted(connection: psycopg.AsyncConnection[Any], name: str) -> bool:
+    """Return whether a tenant of this name was deleted, or is being deleted."""
+    row = await (await connection.execute(SQL["is_deleted"], (name,))).fetchone()
+    return row is not None and bool(row[0])
 
 
 async def get_tenant(pool: Pool, name: str) -> TenantSummary:
@@ -59,14 +89,29 @@ async def get_tenant(pool: Pool, name: str) -> TenantSummary:
     if row is None:
         raise unknown_tenant(name)
     created_at, suspended_at, keys, brands, destinations = row[5:]
-    jobs = await open_jobs(pool, name)
+    async with pool.connection() as connection:
+        jobs = await open_jobs(connection, name)
     return TenantSummary(Tenant(*row[:5]), created_at, suspended_at, keys, brands, destinations, jobs)
 
 
-async def open_jobs(pool: Pool, name: str) -> Mapping[tuple[str, str], int]:
+async def list_lanes(connection: psycopg.AsyncConnection[Any], name: str) -> list[str]:
+    """Return the lanes of a tenant in which jobs are pending or attempted."""
+    return [lane for (lane,) in await (await connection.execute(SQL["tenant_lanes"], (name,))).fetchall()]
+
+
+async def open_jobs(connection: psycopg.AsyncConnection[Any], name: str) -> Mapping[tuple[str, str], int]:
     """Return how many jobs of a tenant are not done, by queue and state."""
-    rows = await fetch_rows(pool, "tenant_jobs", name)
+    values = {"tenant": name, "lanes": await list_lanes(connection, name)}
+    rows = await (await connection.execute(SQL["tenant_jobs"], values)).fetchall()
     return Counter({(queue, state): count for queue, state, count in rows})
+
+
+async def get_waiting_mail(pool: Pool, name: str) -> WaitingMail:
+    """Return for how long a tenant's accepted mail waits."""
+    async with pool.connection() as connection:
+        values = {"kept": CONTENT_RETENTION, "lanes": await list_lanes(connection, name)}
+        row = await (await connection.execute(SQL["waiting_mail"], values)).fetchone()
+    return WaitingMail(*row) if row else WaitingMail(None, 0)
 
 
 async def suspend_tenant(pool: Pool, name: str, reason: str = "") -> None:
@@ -77,6 +122,15 @@ async def suspend_tenant(pool: Pool, name: str, reason: str = "") -> None:
         raise Refused(f"over {REASON_MAX_CHARS} characters", "--reason")
     if not await execute(pool, "suspend_tenant", reason, name):
         raise unknown_tenant(name)
+
+
+async def get_suspension(pool: Pool, name: str) -> str | None:
+    """Return why a tenant is suspended, or None if it may send. Raise NotFound."""
+    row = await fetch_row(pool, "suspension", name)
+    if row is None:
+        raise unknown_tenant(name)
+    reason: str | None = row[0]
+    return reason
 
 
 async def resume_tenant(pool: Pool, name: str) -> bool:

@@ -5,8 +5,10 @@ from typing import Annotated
 import typer
 
 from pipeline.admin import analytics
-from pipeline.cli.context import cell, console, run_with_pool, table
+from pipeline.admin.actions import ActionRecorder, OperatorChange
+from pipeline.cli.context import ReasonOption, cell, console, run_change, run_with_pool, table
 from pipeline.errors import Refused
+from pipeline.runtime.bootstrap import Runtime
 
 app = typer.Typer(help="Roles of Postgres that may read the views in the schema `analytics`.", no_args_is_help=True)
 
@@ -19,19 +21,30 @@ def grant(
     *,
     tenant: Annotated[str, typer.Option(help="Only this tenant's emails; may be granted one after the other.")] = "",
     all_tenants: Annotated[bool, typer.Option("--all-tenants", help="The emails of all tenants.")] = False,
+    reason: ReasonOption = "",
 ) -> None:
     """Let a role read the views `emails`, `events` and `daily_statistics`, and nothing else."""
     if bool(tenant) == all_tenants:
         raise Refused("say either --tenant or --all-tenants")
     allowed = analytics.ALL_TENANTS if all_tenants else tenant
-    run_with_pool(lambda pool, _: analytics.grant_analytics(pool, role, allowed))
+
+    async def grant_recorded(rt: Runtime, actions: ActionRecorder) -> None:
+        async with actions.recorded(OperatorChange("analytics.grant", role, tenant, reason=reason)):
+            await analytics.grant_analytics(rt.pool, role, allowed)
+
+    run_change(grant_recorded)
     console().print(f"{role} may read the analytics of {tenant or 'all tenants'}", markup=False)
 
 
 @app.command("revoke")
-def revoke(role: RoleArgument) -> None:
+def revoke(role: RoleArgument, reason: ReasonOption = "") -> None:
     """Take the views away from a role."""
-    run_with_pool(lambda pool, _: analytics.revoke_analytics(pool, role))
+
+    async def revoke_recorded(rt: Runtime, actions: ActionRecorder) -> None:
+        async with actions.recorded(OperatorChange("analytics.revoke", role, reason=reason)):
+            await analytics.revoke_analytics(rt.pool, role)
+
+    run_change(revoke_recorded)
     console().print(f"{role} may not read the analytics any more", markup=False)
 
 

@@ -91,7 +91,10 @@ def remove_domain(
     brand: SenderBrandOption = "*",
     reason: ReasonOption = "",
 ) -> None:
-    """Remove a domain; where senders must be verified, mail from it is refused within five seconds."""
+    """Remove a domain of a brand, or of all brands that have it.
+
+    Where senders must be verified, mail from it is refused within five seconds.
+    """
 
     async def remove(rt: Runtime, actions: ActionRecorder) -> None:
         rows = await admin.list_sender_domains(rt.pool, tenant, domain)
@@ -101,7 +104,8 @@ def remove_domain(
             await admin.remove_sender_domain(rt.pool, tenant, domain, brand)
 
     run_change(remove)
-    console().print(f"{domain} is removed from brand {brand} of {tenant}", markup=False)
+    owner = "all brands" if brand == admin.ALL_BRANDS else f"brand {brand}"
+    console().print(f"{domain} is removed from {owner} of {tenant}", markup=False)
 
 
 @app.command("enforce")

@@ -1,11 +1,12 @@
 """`mailfold tenants`: add, show, suspend, resume and delete tenants."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
 from pipeline import admin
-from pipeline.admin import TenantSummary
+from pipeline.admin import TenantSummary, WaitingMail
 from pipeline.admin.actions import ActionRecorder, OperatorChange
 from pipeline.admin.shown import shown_row
 from pipeline.cli.context import (
@@ -22,6 +23,7 @@ from pipeline.errors import Refused
 from pipeline.operations import tenant_deletion
 from pipeline.operations.tenant_deletion import TenantDeletion
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.database import Pool
 
 app = typer.Typer(help="Tenants: the customers of this installation, who may send.", no_args_is_help=True)
 
@@ -66,8 +68,11 @@ def list_tenants() -> None:
 @app.command("show")
 def show_tenant(tenant: str) -> None:
     """Show a tenant: its limits, whether it is suspended, what it has and what it still waits for."""
-    summary = run_with_pool(lambda pool, _: admin.get_tenant(pool, tenant))
-    for line in _lines(summary):
+
+    async def show(pool: Pool) -> tuple[TenantSummary, WaitingMail]:
+        return await admin.get_tenant(pool, tenant), await admin.get_waiting_mail(pool, tenant)
+
+    for line in _lines(*run_with_pool(lambda pool, _: show(pool))):
         console().print(line, markup=False)
 
 
@@ -76,34 +81,41 @@ def suspend_tenant(
     tenant: str,
     reason: Annotated[str, typer.Option(help="Why; its callers are told, with each 403.")] = "",
 ) -> None:
-    """Stop all sending for a tenant; nothing that it has is lost.
+    """Stop all sending for a tenant, for some days at most.
 
-    Requests to send are answered 403. Accepted emails stay queued until it is resumed. Conversions that are owed still
+    Requests to send are answered 403. Accepted emails stay queued until it is resumed; one that waits for more than
+    seven days has lost its content, and fails. Conversions that are owed still
     go out, events still count, and its history stays readable.
     """
 
-    async def suspend(rt: Runtime, actions: ActionRecorder) -> None:
+    async def suspend(rt: Runtime, actions: ActionRecorder) -> WaitingMail:
         async with actions.recorded(await _change(rt, "tenants.suspend", tenant, reason)):
             await admin.suspend_tenant(rt.pool, tenant, reason)
+        return await admin.get_waiting_mail(rt.pool, tenant)
 
-    run_change(suspend)
+    waiting = run_change(suspend)
     console().print(
         f"tenant {tenant} is suspended: within {admin.SUSPENSION_DELAY_S} seconds nothing is accepted or sent for it",
         markup=False,
     )
+    if waiting.oldest_at is not None:
+        console().print(f"accepted emails wait: {_deadline(waiting.oldest_at)}", markup=False)
 
 
 @app.command("resume")
 def resume_tenant(tenant: str, reason: ReasonOption = "") -> None:
     """End a suspension; what waited meanwhile is sent."""
 
-    async def resume(rt: Runtime, actions: ActionRecorder) -> bool:
+    async def resume(rt: Runtime, actions: ActionRecorder) -> tuple[WaitingMail, bool]:
+        waiting = await admin.get_waiting_mail(rt.pool, tenant)
         async with actions.recorded(await _change(rt, "tenants.resume", tenant, reason)):
-            return await admin.resume_tenant(rt.pool, tenant)
+            return waiting, await admin.resume_tenant(rt.pool, tenant)
 
-    was_suspended = run_change(resume)
+    waiting, was_suspended = run_change(resume)
     text = "is resumed; what waited is sent now" if was_suspended else "was not suspended"
     console().print(f"tenant {tenant} {text}", markup=False)
+    if waiting.expired:
+        console().print(f"{waiting.expired} emails waited for too long: their contents are gone, and they fail")
 
 
 @app.command("delete")
@@ -116,6 +128,9 @@ def delete_tenant(
     discard: Annotated[
         bool, typer.Option("--discard", help="Give up what is owed: emails to send, conversions, dead jobs.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while processes of other versions are connected to the database.")
+    ] = False,
     reason: ReasonOption = "",
 ) -> None:
     """Delete a suspended tenant with all that Postgres has of it; say what remains on the log, and until when.
@@ -123,13 +138,16 @@ def delete_tenant(
     Refused while anything is owed. It can't be undone, and nobody can have the name again. Repeat it where it was
     interrupted.
     """
-    run_with_runtime(lambda rt: tenant_deletion.require_nothing_owed(rt, tenant, discard=discard))
+    suspended_at = run_with_runtime(
+        lambda rt: tenant_deletion.require_nothing_owed(rt, tenant, discard=discard, force=force)
+    )
     if not yes and typer.prompt(f"Everything of tenant {tenant} will be deleted. Its name, to go on") != tenant:
         raise Refused("another name was typed; nothing is deleted")
 
     async def delete(rt: Runtime, actions: ActionRecorder) -> TenantDeletion:
-        async with actions.recorded(await _change(rt, "tenants.delete", tenant, reason, {"discard": discard})):
-            return await tenant_deletion.delete_tenant(rt, tenant)
+        after = {"discard": discard, "force": force}
+        async with actions.recorded(await _change(rt, "tenants.delete", tenant, reason, after)):
+            return await tenant_deletion.delete_tenant(rt, tenant, suspended_at, discard=discard)
 
     deletion = run_change(delete)
     rows = "".join(f", {count} rows of {name}" for name, count in deletion.rows.items())
@@ -146,7 +164,7 @@ async def _change(
     return OperatorChange(what, tenant, tenant, reason=reason, before=before, after=after)
 
 
-def _lines(summary: TenantSummary) -> list[str]:
+def _lines(summary: TenantSummary, waiting: WaitingMail) -> list[str]:
     tenant = summary.tenant
     suspension = "no"
     if summary.suspended_at is not None:
@@ -163,8 +181,13 @@ def _lines(summary: TenantSummary) -> list[str]:
         "brands": cell(summary.brands),
         "destinations": cell(summary.destinations),
         "not done": jobs or "nothing",
+        "oldest email": "none waits" if waiting.oldest_at is None else _deadline(waiting.oldest_at),
     }
     return [f"{name:<14} {value}" for name, value in fields.items()]
+
+
+def _deadline(oldest_at: datetime) -> str:
+    return f"accepted {minute(oldest_at)}, must go out before {minute(oldest_at + admin.CONTENT_RETENTION)}"
 
 
 def _senders(is_verified: bool) -> str:

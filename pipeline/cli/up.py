@@ -97,13 +97,20 @@ def _cancel_on_signals() -> asyncio.Event:
 async def create_defaults(settings: Settings) -> None:
     """Create what sending needs: a tenant, its key, and the sandbox as the provider of every brand.
 
-    Leave what an operator has changed since as it is.
+    Leave what an operator has changed since as it is. A tenant that an operator deleted does not come back.
     """
     async with open_database(settings, size=1) as pool:
-        if TENANT not in {row[0] for row in await admin.fetch_rows(pool, "list_tenants")}:
-            await admin.add_tenant(pool, admin.Tenant(TENANT))
-        await _create_key(pool, DataDir(settings.data_dir))
         await _update_sandbox_provider(pool, settings)
+        async with pool.connection() as connection:
+            was_deleted = await admin.is_deleted(connection, TENANT)
+        if was_deleted:
+            for name in (API_KEY_FILE, API_KEY_HEADER_FILE):
+                DataDir(settings.data_dir).write_secret(name, "")
+            return
+        if TENANT not in {row[0] for row in await admin.fetch_rows(pool, "list_tenants")}:
+            must_verify = await admin.has_other_tenants(pool, TENANT)
+            await admin.add_tenant(pool, admin.Tenant(TENANT, verified_senders=must_verify))
+        await _create_key(pool, DataDir(settings.data_dir))
         if (TENANT, "*") not in {row[:2] for row in await admin.fetch_rows(pool, "list_brands")}:
             await admin.add_brand(pool, admin.Brand(TENANT, "*", settings.sandbox_provider))
 
@@ -148,7 +155,12 @@ def _print_welcome(stack: Stack) -> None:
     lines: list[str] = []
     for name, value in (
         ("Console", f"[bold]{url}[/]   sign in with the API key" if (url := console_url(settings)) else "disabled"),
-        ("API key", f"[bold green]{escape(api_key)}[/]   header X-Api-Key, tenant {TENANT}"),
+        (
+            "API key",
+            f"[bold green]{escape(api_key)}[/]   header X-Api-Key, tenant {TENANT}"
+            if api_key
+            else f"none: tenant {TENANT} was deleted; `mailfold keys add` makes one for another",
+        ),
         ("Send", f"POST {gateway}/channels/email/batch"),
         ("History", f"GET  {gateway}/v1/Email/"),
         ("API docs", f"{gateway}/docs"),
@@ -163,7 +175,8 @@ def _print_welcome(stack: Stack) -> None:
     with contextlib.suppress(OSError):
         console().print("\n[bold]Mailfold is up.[/]\n")
         console().print("\n".join(lines))
-        console().print(f"\n[dim]Try:[/] {escape(_first_email_command(gateway, data_dir))}")
+        if api_key:
+            console().print(f"\n[dim]Try:[/] {escape(_first_email_command(gateway, data_dir))}")
         console().print("\nCtrl-C stops everything; the next `mailfold up` continues where it stopped.\n")
 
 

@@ -45,6 +45,7 @@ logger = get_logger(__name__)
 
 NO_PROVIDER: Final = "no provider"
 """Reason stored with a paused lane; the lane resumes by itself when its brand gets a provider."""
+SUSPENDED: Final = "its tenant is suspended"
 ALL_PROVIDERS_DOWN: Final = "none of its brand's providers is up"
 BOUND_RETRY_DELAY_S: Final = 10.0
 """Seconds until an email that only one provider may get checks again whether that provider is up."""
@@ -137,23 +138,25 @@ class SendJobHandler:
             name := await self._router.choose_provider(attempt.job, attempt.routing, [p.provider for p, _ in tried])
         ) is not None:
             provider = await self._lookups.provider(name)
-            result = await self._send_to(provider, attempt, content)
+            mail = await self._write(provider, attempt, content)
+            # The job was claimed up to minutes ago: it may have waited for its turn. What one provider refused goes on.
+            if not tried and await self._lookups.is_suspended(attempt.request.tenant):
+                return release(0, SUSPENDED)
+            result = await self._transport.send(provider, mail)
+            result = smtp_replies.as_recipient_server_result(result) if provider.means_delivered else result
             await self._router.record_result(attempt.job, attempt.routing, name, result)
             if attempt.bound_provider or not permits_failover(result):
                 return _without_brand_health(attempt, await self._handle_result(attempt, provider, result))
             tried.append((provider, result))
         return await self._handle_result(attempt, *tried[-1]) if tried else _release_until_up(attempt)
 
-    async def _send_to(self, provider: Provider, attempt: SendAttempt, content: MessageContent) -> SendResult:
+    async def _write(self, provider: Provider, attempt: SendAttempt, content: MessageContent) -> OutgoingEmail:
         if _is_quick_to_write(content):
-            mail = self._write_email(attempt, content, provider)
-        else:
-            await self._pacer.wait_turn(attempt.request.tenant, _content_size(content))
-            CURRENT_CALLER.set(attempt.request.tenant)
-            loop = asyncio.get_running_loop()
-            mail = await loop.run_in_executor(self._threads, self._write_email, attempt, content, provider)
-        result = await self._transport.send(provider, mail)
-        return smtp_replies.as_recipient_server_result(result) if provider.means_delivered else result
+            return self._write_email(attempt, content, provider)
+        await self._pacer.wait_turn(attempt.request.tenant, _content_size(content))
+        CURRENT_CALLER.set(attempt.request.tenant)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._write_email, attempt, content, provider)
 
     def _write_email(self, attempt: SendAttempt, content: MessageContent, provider: Provider) -> OutgoingEmail:
         message = self._message_writer.message(attempt.request, content, attempt.brand, provider)

@@ -25,6 +25,7 @@ class DispatchLookups:
         self._suppressions = suppressions
         self._routings: TTLCache[tuple[str, str], BrandRouting] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
         self._providers: TTLCache[str, Provider] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
+        self._suspended: TTLCache[str, bool] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
         self._suppressed: BatchLoader[SuppressionLookup, str] = BatchLoader(self._load_suppressed)
         self._sent: BatchLoader[str, bool] = BatchLoader(self._load_sent)
 
@@ -38,6 +39,10 @@ class DispatchLookups:
         """Return a provider by its name. Raises NotFound."""
         return await self._providers.get(name, lambda name: admin.get_provider(self._pool, name, self._ring))
 
+    async def is_suspended(self, tenant: str) -> bool:
+        """Return whether a tenant is suspended. Raises NotFound if it was deleted."""
+        return await self._suspended.get(tenant, self._load_suspended)
+
     async def suppression_reason(self, request: SendRequest) -> str:
         """Return why the brand must not write to the recipient; an empty string if it may."""
         return await self._suppressed.get(
@@ -47,6 +52,9 @@ class DispatchLookups:
     async def was_sent(self, email_id: EmailId) -> bool:
         """Return whether events of the email show that it was sent."""
         return await self._sent.get(email_id)
+
+    async def _load_suspended(self, tenant: str) -> bool:
+        return await admin.get_suspension(self._pool, tenant) is not None
 
     async def _load_sent(self, email_ids: set[str]) -> dict[str, bool]:
         async with self._pool.connection() as connection:

@@ -6,7 +6,7 @@ from typing import Final
 from fastapi import Request
 
 from pipeline import admin
-from pipeline.admin import ApiKey, KeyScope, Tenant
+from pipeline.admin import ApiKey, KeyScope
 from pipeline.gateway.client_info import ClientInfoReader
 from pipeline.gateway.key_lookup import KeyLookup
 from pipeline.gateway.metrics import GatewayMetrics
@@ -74,7 +74,7 @@ class ApiKeyAuthenticator:
             raise missing_scope(*missing)
         if KeyScope.SEND in needed and key.tenant.suspension is not None:
             self._refused.labels("suspended").inc()
-            raise HttpProblem(403, _suspension_error(key.tenant), WHERE)
+            raise suspension_problem(key.tenant.tenant, key.tenant.suspension)
         await self._lookup.note_use(key, self._clock())
         CURRENT_CALLER.set(key.tenant.tenant)
         request.scope[OWNER_SCOPE_KEY] = f"tenant {key.tenant.tenant}"
@@ -93,6 +93,12 @@ def missing_scope(*missing: KeyScope) -> HttpProblem:
     challenge = f'Bearer error="insufficient_scope", scope="{names}"'  # RFC 6750 §3.1
     error = f"this API key lacks the scope {' and '.join(missing)}"
     return HttpProblem(403, error, WHERE, {"WWW-Authenticate": challenge})
+
+
+def suspension_problem(tenant: str, reason: str) -> HttpProblem:
+    """Return the error of a request to send for a tenant that is suspended."""
+    error = f"tenant {tenant} is suspended and may not send"
+    return HttpProblem(403, f"{error}: {reason}" if reason else error, WHERE)
 
 
 def require_scope(key: ApiKey, scope: KeyScope) -> None:
@@ -123,11 +129,6 @@ def api_key_of(request: Request) -> str:
         return key
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _suspension_error(tenant: Tenant) -> str:
-    error = f"tenant {tenant.tenant} is suspended and may not send"
-    return f"{error}: {tenant.suspension}" if tenant.suspension else error
 
 
 def _unauthorized(error: str) -> HttpProblem:

@@ -9,10 +9,13 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from pipeline import admin
 from pipeline.content.chunks import make_compressor, pack_content
 from pipeline.content.text import with_text_part
-from pipeline.errors import DatabaseUnavailable, Refused
+from pipeline.errors import DatabaseUnavailable, NotFound, Refused
 from pipeline.gateway import idempotency
+from pipeline.gateway.auth import suspension_problem
+from pipeline.gateway.problems import HttpProblem
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
@@ -58,10 +61,13 @@ class MessageIntake:
     async def accept(self, messages: Mapping[EmailId, AcceptedMessage]) -> IntakeResult:
         """Reserve the ids, append the contents, then the requests, all within the setting `append_timeout`.
 
-        Raises DatabaseUnavailable if the ids can't be reserved.
+        The messages are of one tenant. Raises DatabaseUnavailable if the ids can't be reserved, and HttpProblem 403
+        if the tenant was suspended or deleted since its key was looked up, which a slow body makes a minute ago.
+        A deletion relies on that: nothing is accepted `append_timeout` after the suspension.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._runtime.settings.append_timeout
+        await self._require_active(messages, deadline)
         refused = await self._reserve(messages, deadline)
         reserved = [message for email_id, message in messages.items() if email_id not in refused]
         packed_contents = await asyncio.to_thread(self._pack, reserved, refused)
@@ -93,6 +99,21 @@ class MessageIntake:
         }
         conflicts = await self._reserve_ids(fingerprints, deadline)
         return dict.fromkeys(conflicts, "this id was taken before with another recipient or brand")
+
+    async def _require_active(self, messages: Mapping[EmailId, AcceptedMessage], deadline: float) -> None:
+        """Raise HttpProblem 403 unless the messages' tenant may send now."""
+        if not messages:
+            return
+        tenant = next(iter(messages.values())).request.tenant
+        try:
+            async with asyncio.timeout_at(deadline):
+                reason = await admin.get_suspension(self._runtime.pool, tenant)
+        except NotFound as error:
+            raise HttpProblem(403, str(error)) from error
+        except (*DATABASE_UNAVAILABLE_ERRORS, TimeoutError) as error:
+            raise DatabaseUnavailable from error
+        if reason is not None:
+            raise suspension_problem(tenant, reason)
 
     async def _reserve_ids(self, fingerprints: Mapping[EmailId, bytes], deadline: float) -> set[EmailId]:
         """Reserve the ids until the deadline, in seconds of the event loop's clock; return those in conflict."""

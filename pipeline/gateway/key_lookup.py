@@ -1,5 +1,7 @@
 """Look API keys up in Postgres, cached for a few seconds, and slow wrong keys down; `auth` calls it.
 
+The console's sessions use the same lookup for their cookies, without the cache.
+
 A network of clients may try a few keys a second that this gateway has not served yet. More of them wait a second or
 two, and are then looked up all together, so that any number of wrong keys costs one query a second. A key that was
 served before takes neither way. So whoever floods the gateway with wrong keys slows themselves and, on the same
@@ -11,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from pipeline import admin
 from pipeline.admin import ApiKey
@@ -39,6 +41,7 @@ MAX_COUNTED_NETWORKS: Final = 10_000
 NOTE_USE_TIMEOUT_S: Final = 1.0
 _DAY_MS: Final = 86_400_000
 
+V = TypeVar("V")
 Sleep = Callable[[float], Awaitable[None]]
 log = get_logger(__name__)
 
@@ -54,14 +57,8 @@ class KeyLookup:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._pool = pool
-        self._count_slowed = count_slowed
-        self._sleep = sleep
         self._cached: TTLCache[bytes, ApiKey] = TTLCache(API_KEY_TTL_S, MAX_SERVED_KEYS, monotonic)
-        self._served: OrderedDict[bytes, None] = OrderedDict()
-        self._budgets = NetworkBudgets(monotonic)
-        self._lookups = BatchLoader(self._find)
-        self._slowed_lookups = BatchLoader(self._find_later)
-        self._slowed = 0
+        self._lookup = SlowedLookup(self._find, count_slowed, monotonic, sleep)
         self._noted_on: Millis = 0
         self._noted: set[bytes] = set()
 
@@ -94,22 +91,55 @@ class KeyLookup:
 
     async def _load(self, hashed: bytes, network: str) -> ApiKey:
         """Return the key with this hash. Raise NotFound, which is not cached, so that wrong keys use no memory."""
-        if hashed in self._served:
-            key = (await admin.find_keys(self._pool, [hashed])).get(hashed)
-        elif self._budgets.take(network):
-            key = await self._lookups.get(hashed)
-        else:
-            key = await self._find_slowly(hashed)
+        key = await self._lookup.find(hashed, network)
         if key is None:
-            self._served.pop(hashed, None)
             raise NotFound
+        return key
+
+    async def _find(self, hashes: set[bytes]) -> dict[bytes, ApiKey]:
+        return await admin.find_keys(self._pool, hashes)
+
+
+class SlowedLookup(Generic[V]):
+    """Looks up what has the hash of a secret, in batches, and slows the unknown hashes of each network down."""
+
+    def __init__(
+        self,
+        find: Callable[[set[bytes]], Awaitable[dict[bytes, V]]],
+        count_slowed: Callable[[], None],
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._find_known = find
+        self._count_slowed = count_slowed
+        self._sleep = sleep
+        self._served: OrderedDict[bytes, None] = OrderedDict()
+        self._budgets = NetworkBudgets(monotonic)
+        self._lookups = BatchLoader(self._find)
+        self._slowed_lookups = BatchLoader(self._find_later)
+        self._slowed = 0
+
+    async def find(self, hashed: bytes, network: str) -> V | None:
+        """Return what has this hash, None if nothing has; ``network`` is the client's.
+
+        Raise HttpProblem 503 while too many hashes wait for their lookup.
+        """
+        if hashed in self._served:
+            found = (await self._find({hashed}))[hashed]
+        elif self._budgets.take(network):
+            found = await self._lookups.get(hashed)
+        else:
+            found = await self._find_slowly(hashed)
+        if found is None:
+            self._served.pop(hashed, None)
+            return None
         self._served[hashed] = None
         self._served.move_to_end(hashed)
         if len(self._served) > MAX_SERVED_KEYS:
             self._served.popitem(last=False)
-        return key
+        return found
 
-    async def _find_slowly(self, hashed: bytes) -> ApiKey | None:
+    async def _find_slowly(self, hashed: bytes) -> V | None:
         if self._slowed >= MAX_SLOWED_LOOKUPS:
             raise HttpProblem(503, "too many wrong API keys at the moment; send it again", "", RETRY_SOON)
         self._count_slowed()
@@ -119,12 +149,12 @@ class KeyLookup:
         finally:
             self._slowed -= 1
 
-    async def _find_later(self, hashes: set[bytes]) -> dict[bytes, ApiKey | None]:
+    async def _find_later(self, hashes: set[bytes]) -> dict[bytes, V | None]:
         await self._sleep(SLOWED_LOOKUP_INTERVAL_S)
         return await self._find(hashes)
 
-    async def _find(self, hashes: set[bytes]) -> dict[bytes, ApiKey | None]:
-        return dict.fromkeys(hashes) | await admin.find_keys(self._pool, hashes)
+    async def _find(self, hashes: set[bytes]) -> dict[bytes, V | None]:
+        return dict.fromkeys(hashes) | await self._find_known(hashes)
 
 
 class NetworkBudgets:

@@ -100,6 +100,11 @@ class PipelineGauges:
         self._oldest = metrics.gauge(
             "oldest_job_seconds", "Age of the oldest open job; in queue emit, of the oldest unsent conversion.", "queue"
         )
+        self._oldest_suspended = metrics.gauge(
+            "oldest_suspended_mail_seconds",
+            "Age of the oldest accepted email that waits because its tenant is suspended, 0 if none does. Contents are "
+            "kept for seven days.",
+        )
         self._parked = metrics.gauge("parked", "Events parked until the ack that correlates them arrives.")
         self._oldest_parked = metrics.gauge(
             "oldest_parked_seconds", "Age of the oldest parked event; 0 if none is parked."
@@ -147,6 +152,7 @@ class PipelineGauges:
             values += self._job_values(jobs)
             queries = {
                 "oldest_jobs": self._oldest,
+                "oldest_suspended_mail": self._oldest_suspended,
                 "unknown_events": self._unknown,
                 "stopped_lanes": self._stopped,
             }

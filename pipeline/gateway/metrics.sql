@@ -21,6 +21,12 @@ where state in ('pending', 'attempting') and (
     or split_part(lane, '/', 1) not in (select tenant from admin.tenants where suspended_at is not null))
 group by queue
 
+-- name: oldest_suspended_mail
+-- Age of the oldest email that waits because its tenant is suspended, in seconds.
+select coalesce(extract(epoch from now() - min(created_at)), 0)::float8 from jobs.jobs
+where queue = 'dispatch' and state in ('pending', 'attempting')
+    and split_part(lane, '/', 1) in (select tenant from admin.tenants where suspended_at is not null)
+
 -- name: paused_lanes
 select queue, lane from jobs.lanes where paused_at is not null
 

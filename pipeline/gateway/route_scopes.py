@@ -115,10 +115,13 @@ SESSION_ROUTES: Final[dict[tuple[str, str], tuple[KeyScope, ...]]] = {
     ("POST", "/console/lanes/resume"): _OPERATE,
     ("GET", "/console/suppressions"): _READ_SUPPRESSIONS,
     ("POST", "/console/suppressions/find"): _READ_SUPPRESSIONS,
-    ("POST", "/console/suppressions/add"): _WRITE_SUPPRESSIONS,
-    ("POST", "/console/suppressions/lift"): _WRITE_SUPPRESSIONS,
+    ("POST", "/console/suppressions/add"): (KeyScope.SUPPRESSIONS_READ, KeyScope.SUPPRESSIONS_WRITE),
+    ("POST", "/console/suppressions/lift"): (KeyScope.SUPPRESSIONS_READ, KeyScope.SUPPRESSIONS_WRITE),
 }
-"""The scopes that each page and action of the console needs of its session's key; any key may open those without."""
+"""The scopes that each page and action of the console needs of its session's key; any key may open those without.
+
+An action answers with a page of its section, and so needs the scopes of that, too.
+"""
 
 OPEN_CONSOLE_ROUTES: Final = frozenset(
     {

@@ -64,6 +64,9 @@ async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None, 
         listeners = [stack.enter_context(_listen("MAILFOLD_PORT", rt.settings.host, rt.settings.port))]
         if rt.settings.console and rt.settings.console_port:
             host, port = rt.settings.console_host, rt.settings.console_port
+            if port == listeners[0].getsockname()[1]:
+                # Requests are told apart by the port alone, so that the API would be served nowhere.
+                raise InvalidSettings("MAILFOLD_CONSOLE_PORT: it is the gateway's own port; give the console another")
             listeners.append(stack.enter_context(_listen("MAILFOLD_CONSOLE_PORT", host, port)))
             app = ConsolePort(app, port)
         server = _http_server(rt, state, app)

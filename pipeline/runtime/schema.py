@@ -77,16 +77,22 @@ async def finish_upgrade(settings: Settings, *, force: bool) -> FinishedUpgrade:
         difference.require_not_newer()
         if difference.needed:
             raise SchemaMismatch(f"the database lacks {difference.needed[0]}: run `mailfold migrate` first")
-        others = await feature_level.other_versions(connection, APPLICATION_NAME)
-        if others and not force:
-            names = ", ".join(f"{name.removeprefix('mailfold/') or '0.1.0 or another program'}" for name, _ in others)
+        if not force and (others := await other_processes(connection)):
             raise SchemaMismatch(
-                f"{sum(number for _, number in others)} connections of other versions are open ({names}): upgrade "
-                "these processes first, or give --force if they are none of Mailfold's"
+                f"{others}: upgrade these processes first, or give --force if they are none of Mailfold's"
             )
         applied = await migrate(connection, finish=True)
         before = await feature_level.raise_level(connection)
         return FinishedUpgrade(before, await feature_level.read_level(connection), tuple(applied))
+
+
+async def other_processes(connection: psycopg.AsyncConnection[Any]) -> str:
+    """Return which other versions are connected to the database, in words for an operator; empty for none."""
+    others = await feature_level.other_versions(connection, APPLICATION_NAME)
+    if not others:
+        return ""
+    names = ", ".join(f"{name.removeprefix('mailfold/') or '0.1.0 or another program'}" for name, _ in others)
+    return f"{sum(number for _, number in others)} connections of other versions are open ({names})"
 
 
 @contextlib.asynccontextmanager

@@ -25,6 +25,7 @@ READING_COMMANDS: Final = {
         "providers list",
         "secrets status",
         "settings",
+        "analytics list",
         "stats",
         "status",
     ),

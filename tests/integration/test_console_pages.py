@@ -148,9 +148,10 @@ async def test_key_sees_no_other_tenant_brand_or_address(settings: Settings) -> 
         foreign = Log().fold(request(7, now, tenant="other")).fold(acked(7, now, tenant="other"))
         text = "<player1@example.com> is unknown"
         bounce = msgspec.structs.replace(event(1, EventKind.BOUNCED, now), text=text)
-        await publish(
-            served, foreign, Log().fold(request(1, now)).fold(acked(1, now)).fold(bounce), bounced_email(2, now)
-        )
+        address = "player1@example.com"
+        email = msgspec.structs.replace(request(1, now), identity=address)
+        custody = msgspec.structs.replace(acked(1, now), provider_message_id=f"<{address}>")
+        await publish(served, foreign, Log().fold(email).fold(custody).fold(bounce), bounced_email(2, now))
         async with console_browser(served) as browser:
             assert (await browser.get(f"/console/emails/{identified(7, 'other')}")).status_code == 404
             for query in (identified(7, "other"), "activity-7", "player7@example.com"):

@@ -1,5 +1,6 @@
 """Sessions of the console: how they begin, what they may do, and how they end; asked over real HTTP."""
 
+import asyncio
 import ipaddress
 from datetime import UTC, datetime, timedelta
 
@@ -7,7 +8,9 @@ import httpx
 import pytest
 
 from pipeline import admin
-from pipeline.admin import KeyLimits, KeyScope
+from pipeline.admin import KeyLimits, KeyScope, console_sessions
+from pipeline.errors import InvalidSettings
+from pipeline.gateway.key_lookup import UNKNOWN_KEYS_PER_S
 from pipeline.gateway.route_scopes import OPEN_CONSOLE_ROUTES, SESSION_ROUTES
 from pipeline.gateway.server import PORT_FILE
 from pipeline.settings import Settings
@@ -196,12 +199,36 @@ async def test_every_answer_has_the_headers_of_a_page(settings: Settings) -> Non
             assert answer.status_code in (200, 400, 404), path
 
 
-async def test_wrong_keys_are_slowed_down_as_in_the_api(settings: Settings) -> None:
+async def test_wrong_keys_and_sessions_are_slowed_down_as_in_the_api(settings: Settings) -> None:
+    attempts = 2 * int(UNKNOWN_KEYS_PER_S) + 20
     async with gateway(settings, console=True) as served, console_browser(served, "") as browser:
-        sample = 'mailfold_api_keys_refused_total{why="unknown"}'
-        before = await served.metric(sample)
-        await browser.sign_in("mf_wrong")
-        assert await served.metric(sample) == before + 1
+        await browser.get("/console/sign-in")
+        slowed = 'mailfold_api_keys_refused_total{why="slowed"}'
+        before = await served.metric(slowed)
+        wrong = [f"wrong-key-{number}" for number in range(attempts)]
+        answers = await asyncio.gather(*(browser.post("/console/sign-in", {"key": key}) for key in wrong))
+        assert {answer.status_code for answer in answers} == {401}
+        by_keys = await served.metric(slowed)
+        assert by_keys > before
+        cookies = [{"Cookie": f"mailfold-console=wrong{number}"} for number in range(attempts)]
+        asked = (served.http.get("/console", headers=cookie) for cookie in cookies)
+        assert all(map(is_sign_in, await asyncio.gather(*asked)))
+        assert await served.metric(slowed) > by_keys
+
+
+async def test_oldest_session_of_a_key_ends_beyond_their_number(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console_sessions, "MAX_SESSIONS_PER_KEY", 2)
+    async with (
+        gateway(settings, console=True) as served,
+        console_browser(served) as oldest,
+        console_browser(served) as older,
+        console_browser(served) as newest,
+    ):
+        assert is_sign_in(await oldest.get("/console"))
+        assert (await older.get("/console")).status_code == 200
+        assert (await newest.get("/console")).status_code == 200
 
 
 async def test_console_is_not_there_unless_it_is_switched_on(settings: Settings) -> None:
@@ -221,6 +248,13 @@ async def test_console_has_a_port_of_its_own(settings: Settings) -> None:
             for path in ("/healthz", "/v1/Email/", "/docs", "/consolex"):
                 assert (await http.get(path)).status_code == 404, path
             assert (await ConsoleBrowser(http).sign_in(served.key)).status_code == 303
+
+
+async def test_console_port_is_not_the_gateways_own(settings: Settings) -> None:
+    port = free_port()
+    with pytest.raises(InvalidSettings, match="MAILFOLD_CONSOLE_PORT"):
+        async with gateway(settings, console=True, port=port, console_host="127.0.0.2", console_port=port):
+            pass
 
 
 async def test_key_from_another_network_opens_no_session(settings: Settings) -> None:

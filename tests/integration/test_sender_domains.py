@@ -1,6 +1,8 @@
 """Sender domains: added and verified by command, and enforced by a running gateway before it writes anything."""
 
 import contextlib
+import threading
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from pipeline.admin import Brand, Provider
 from pipeline.content.dkim import DkimKey, dns_record, new_key
 from pipeline.dispatch.routing.routes import set_dkim
 from pipeline.errors import NotFound, Refused
+from pipeline.gateway.sender_policy import SenderPolicy
 from pipeline.operations.doctor.dns_records import DomainChecker, make_resolver
 from pipeline.operations.sender_domains import check_domains
 from pipeline.runtime.database import Pool, open_database
@@ -30,6 +33,7 @@ from tests.support.fasttrack import activity, message
 from tests.support.gateway import Gateway, gateway
 from tests.support.seeing import on, rows, until
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
+from topics.requests import Mailbox
 
 PROBLEM = "sender's domain is not a verified one of this tenant"
 FROM_OTHERS = {
@@ -99,6 +103,28 @@ async def test_verified_domain_and_its_subdomains_are_accepted(settings: Setting
         answer = (await post(served, SURFACES[0], mixed)).json()
         assert [item["id"] for item in answer["successful"]] == ["mine"]
         assert [item["id"] for item in answer["failed"]] == ["theirs"]
+
+
+async def test_senders_of_a_large_request_are_judged_after_its_limit_and_beside_the_event_loop(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    problem = SenderPolicy.problem
+
+    def recorded(self: SenderPolicy, brand: str, sender: Mailbox | str | None) -> str:
+        threads.append(threading.current_thread())
+        return problem(self, brand, sender)
+
+    monkeypatch.setattr(SenderPolicy, "problem", recorded)
+    async with enforcing(settings.model_copy(update={"batch_max": 2}), "shop.example") as served:
+        for surface, body in (
+            (SURFACES[0], [message(f"m{number}", sender_address="boss@bank.example") for number in range(5)]),
+            (SURFACES[1], {"Messages": [email_v1(BrandId=str(uuid.uuid4())) for _ in range(5)]}),
+        ):
+            threads.clear()
+            assert (await post(served, surface, body)).status_code == 200
+            assert len(threads) == 2, surface.name
+            assert threading.main_thread() not in threads, surface.name
 
 
 async def test_request_without_sender_goes_out_from_the_address_of_the_installation(settings: Settings) -> None:
@@ -210,6 +236,33 @@ async def test_domain_is_verified_by_its_record_and_not_by_anothers(settings: Se
             gone, _ = await check_domains(pool, RING, DomainChecker(resolver), await admin.list_sender_domains(pool))
         assert (gone.verification.verdict, "its record is gone" in gone.verification.text) == ("warn", True)
         assert [each.verified_at is not None for each in await admin.list_sender_domains(pool, "acme")] == [True]
+
+
+async def test_alias_of_a_name_with_the_record_verifies_nothing(settings: Settings) -> None:
+    async with open_database(settings, size=2) as pool:
+        await admin.add_tenant(pool, admin.Tenant("acme"))
+        row = await admin.add_sender_domain(pool, "acme", "shop.example")
+        zone = {
+            row.record_name: {"CNAME": ["pages.host.example."]},
+            "pages.host.example": {"TXT": [f'"{row.record_text}"']},
+            "shop.example": {},
+            "_dmarc.shop.example": {},
+        }
+        async with dns_server(zone) as resolver:
+            [report] = await check_domains(pool, RING, DomainChecker(resolver), [row])
+        assert report.verification.verdict == "fail"
+        assert (await admin.list_sender_domains(pool))[0].verified_at is None
+
+
+async def test_domain_is_removed_of_one_brand_or_of_all(settings: Settings) -> None:
+    async with open_database(settings, size=1) as pool:
+        await admin.add_tenant(pool, admin.Tenant("acme"))
+        for brand in ("*", "7", "8"):
+            await admin.add_sender_domain(pool, "acme", "shop.example", brand)
+        await admin.remove_sender_domain(pool, "acme", "shop.example", "7")
+        assert [row.brand for row in await admin.list_sender_domains(pool)] == ["*", "8"]
+        await admin.remove_sender_domain(pool, "acme", "shop.example")
+        assert await admin.list_sender_domains(pool) == []
 
 
 async def test_name_server_that_does_not_answer_verifies_nothing(settings: Settings) -> None:

@@ -7,18 +7,24 @@ import httpx
 import pytest
 
 from pipeline import admin
+from pipeline.dispatch.deliver import SUSPENDED
+from pipeline.dispatch.moved_contents import ContentFinder
 from pipeline.errors import NotFound, Refused
+from pipeline.operations.doctor.setup import check_setup
 from pipeline.settings import Settings
+from tests.integration.test_email_v1_send import with_template
 from tests.support.changes import Log, acked, request
 from tests.support.command import mailfold_on
 from tests.support.dialects import SURFACES, Surface
 from tests.support.dispatching import FAST, accept, dispatching, in_state, provide
 from tests.support.fasttrack import message
 from tests.support.gateway import Gateway, gateway
+from tests.support.job_rows import INSERT_JOBS, ask
 from tests.support.projecting import gateway_and_projector
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
 from tests.support.suppressed import publish
+from topics.contents import MessageContent
 from topics.registry import SEND_REQUESTS
 
 REASON = "the invoice of May is unpaid"
@@ -56,6 +62,21 @@ async def test_every_sending_route_refuses_a_suspended_tenant_in_its_own_words(s
 
         await until(is_accepted, patience=admin.SUSPENSION_DELAY_S)
     assert len(await on(settings, SEND_REQUESTS)) == 2
+
+
+async def test_tenant_suspended_after_its_key_was_looked_up_is_refused_on_every_route(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        await with_template(served)
+        # The gateway remembers the key for a few seconds, as it does of a request whose body is on its way.
+        for surface in SURFACES:
+            assert (await post(served, SURFACES[0], [message("first")])).status_code == 200
+            await admin.suspend_tenant(served.rt.pool, "acme", REASON)
+            answer = await post(served, surface)
+            assert answer.status_code == 403, surface.name
+            assert surface.is_error(answer.json()), surface.name
+            assert f"tenant acme is suspended and may not send: {REASON}" in answer.text
+            await admin.resume_tenant(served.rt.pool, "acme")
+    assert len({sent.email_id for sent in await on(settings, SEND_REQUESTS)}) == 1
 
 
 async def test_token_of_suspended_tenant_reads_and_does_not_send(settings: Settings) -> None:
@@ -104,6 +125,26 @@ async def test_accepted_mail_waits_while_its_tenant_is_suspended(settings: Setti
         ]
 
 
+async def test_mail_that_is_already_claimed_is_released_when_its_tenant_is_suspended(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with smtp_receiver() as receiver, dispatching(settings.model_copy(update=FAST)) as rt:
+        await provide(rt, receiver.port)
+        get = ContentFinder.get
+
+        async def get_and_suspend(self: ContentFinder, *arguments: Any) -> MessageContent:
+            await admin.suspend_tenant(rt.pool, "acme")
+            return await get(self, *arguments)
+
+        monkeypatch.setattr(ContentFinder, "get", get_and_suspend)
+        await accept(rt, "anna@example.com")
+        [job] = await until(
+            lambda: rows(rt, "select state, attempts, last_error from jobs.jobs where last_error <> ''")
+        )
+        assert job == ("pending", 0, SUSPENDED)
+        assert receiver.mails == []
+
+
 async def test_commands_show_suspend_and_resume_a_tenant(settings: Settings) -> None:
     async def said(*arguments: str) -> str:
         done = await mailfold_on(settings, "tenants", *arguments)
@@ -122,6 +163,25 @@ async def test_commands_show_suspend_and_resume_a_tenant(settings: Settings) -> 
     assert "what waited is sent now" in await said("resume", "acme")
     assert "was not suspended" in await said("resume", "acme")
     assert (await mailfold_on(settings, "tenants", "show", "nobody")).code == 1
+
+
+async def test_mail_that_waits_for_days_is_reported_before_it_is_lost(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        pool = served.rt.pool
+        await admin.suspend_tenant(pool, "acme")
+        await ask(
+            pool,
+            f"{INSERT_JOBS} values ('dispatch', gen_random_uuid(), 0, 'send', 'acme/7', 'pending', 'x')",
+        )
+        for days, verdicts, expired in ((2, [], 0), (4, ["warn"], 0), (6, ["fail"], 0), (8, ["fail"], 1)):
+            await ask(pool, "update jobs.jobs set created_at = now() - %s * interval '1 day'", days)
+            findings = [finding async for finding in check_setup(settings)]
+            assert [finding.verdict for finding in findings if "after 7 days it is lost" in finding.text] == verdicts
+            assert (await admin.get_waiting_mail(pool, "acme")).expired == expired
+        assert await served.metric("mailfold_oldest_suspended_mail_seconds") >= 8 * 86_400
+        assert "must go out before" in (await mailfold_on(settings, "tenants", "suspend", "acme")).out
+        assert "must go out before" in (await mailfold_on(settings, "tenants", "show", "acme")).out
+        assert "1 emails waited for too long" in (await mailfold_on(settings, "tenants", "resume", "acme")).out
 
 
 async def test_tenant_that_does_not_exist_and_reason_that_no_header_could_have_are_refused(settings: Settings) -> None:

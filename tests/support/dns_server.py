@@ -40,8 +40,12 @@ class _DnsProtocol(asyncio.DatagramProtocol):
             response.set_rcode(dns.rcode.SERVFAIL)
         elif name not in self._zone:
             response.set_rcode(dns.rcode.NXDOMAIN)
-        elif records := self._zone[name].get(kind):
-            response.answer.append(dns.rrset.from_text(f"{name}.", 300, "IN", kind, *records))
+        else:
+            if alias := self._zone[name].get("CNAME"):
+                response.answer.append(dns.rrset.from_text(f"{name}.", 300, "IN", "CNAME", *alias))
+                name = alias[0].removesuffix(".")
+            if records := self._zone[name].get(kind):
+                response.answer.append(dns.rrset.from_text(f"{name}.", 300, "IN", kind, *records))
         self._transport.sendto(response.to_wire(), address)
 
 

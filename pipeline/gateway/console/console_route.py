@@ -1,5 +1,6 @@
 """The route class of the console: errors become pages, and whoever is not signed in is led to the sign-in."""
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 from urllib.parse import quote
@@ -28,6 +29,8 @@ TITLE_BY_STATUS: Final = {
     503: "A part of Mailfold does not answer",
 }
 SIGN_IN_PATH: Final = "/console/sign-in"
+_PAGE_PATH: Final = re.compile(r"/console(?:/[A-Za-z0-9_-]+)*(?:\?[!-[\]-~]*)?")
+"""A path without dots and escapes, and a query of printable ASCII without blanks and backslashes."""
 log = get_logger(__name__)
 
 
@@ -89,10 +92,9 @@ def sign_in_path(request: Request) -> str:
 def path_after_sign_in(wanted: str) -> str:
     """Return the console's page that ``next`` names; the overview for anything that is not plainly one of its pages.
 
-    Browsers read a backslash as a slash, and drop tabs and line ends, so a path with any of them is not followed.
+    Browsers resolve `..`, also where it is escaped, read a backslash as a slash, and drop tabs and line ends: what
+    seems to be a page of the console may so become another path, such as `/c/…`, which leads to a sender's page.
     """
-    is_plain = wanted.isascii() and wanted.isprintable() and not set(wanted) & set("\\ ")
-    is_page = wanted == "/console" or wanted.startswith(("/console/", "/console?"))
-    if not is_plain or not is_page or "//" in wanted.partition("?")[0] or wanted.startswith(SIGN_IN_PATH):
+    if _PAGE_PATH.fullmatch(wanted) is None or wanted.startswith(SIGN_IN_PATH):
         return "/console"
     return wanted

@@ -105,6 +105,8 @@ def _page_values(history: EmailHistory, viewer: Viewer, now: int, *, failures_on
         "recipient": mask_address(request.recipient) if masks else request.recipient,
         "recipient_name": "" if masks else request.recipient_name,
         "subject": masked(request.subject),
+        "identity": masked(request.identity),
+        "provider_ids": [(provider, masked(each)) for provider, each in history.state.provider_ids],
         "sender": masked(str(request.sender.address)) if request.sender else "",
         "standing": replace(standing, sentence=masked(standing.sentence), words=masked(standing.words)),
         "waits_for": [masked(reason) for reason in trace.waits_for],

@@ -1,6 +1,8 @@
 """Read what the pages show, through the same functions as the HTTP API and the commands; no query of its own."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +29,6 @@ from topics.registry import MESSAGE_CONTENTS
 STATUS_TTL_S: Final = 5.0
 """Seconds for which the state of the installation is shown again: reading it asks every partition of Kafka."""
 STATUS_TIMEOUT_S: Final = 8.0
-TENANTS_TTL_S: Final = 30.0
 MAX_CONTENT_READERS: Final = 3
 """Contents that are read from Kafka at once, each by a connection of its own; people look at few of them."""
 MAX_VERSIONS: Final = 50
@@ -46,17 +47,19 @@ class InstallationStatus:
 class ConsoleReader:
     """Reads what the pages show."""
 
-    def __init__(self, rt: Runtime, history: HistoryReader) -> None:
+    def __init__(self, rt: Runtime, history: HistoryReader, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._rt = rt
         self._history = history
-        self._status: TTLCache[str, InstallationStatus] = TTLCache(STATUS_TTL_S, 1)
+        self._status: TTLCache[str, InstallationStatus] = TTLCache(STATUS_TTL_S, 1, monotonic)
         self._status_lock = asyncio.Lock()
-        self._tenants: TTLCache[str, int] = TTLCache(TENANTS_TTL_S, 1)
         self._content_readers = asyncio.Semaphore(MAX_CONTENT_READERS)
 
     async def status(self) -> InstallationStatus:
         """Return the state of the whole installation, at most some seconds old."""
         async with self._status_lock:
+            if "" not in self._status:
+                # Cached from when it was read: else whoever waited meanwhile would wait again, one after the other.
+                self._status.put("", await self._load_status(""))
             return await self._status.get("", self._load_status)
 
     async def sees_installation(self, viewer: Viewer) -> bool:
@@ -67,7 +70,8 @@ class ConsoleReader:
         scopes = viewer.key.limits.scopes
         if scopes is not None:
             return "admin" in scopes
-        return await self._tenants.get("", self._count_tenants) == 1
+        # Not cached: with a second tenant, what belongs to the installation is no longer this one's.
+        return len(await admin.fetch_rows(self._rt.pool, "list_tenants")) == 1
 
     async def email_history(self, viewer: Viewer, email_id: str, as_of: Millis | None = None) -> EmailHistory:
         """Return the history of an email of the viewer's tenant and brand, now or as of a moment. Raise NotFound."""
@@ -138,7 +142,6 @@ class ConsoleReader:
                 return InstallationStatus(await status_operation.read_status(self._rt))
         except (LogUnavailable, KafkaError, TimeoutError) as error:
             log.warning("state of the installation not read", error=type(error).__name__)
-            return InstallationStatus(None, f"Kafka can't be asked how far each role has read: {type(error).__name__}.")
-
-    async def _count_tenants(self, _: str) -> int:
-        return len(await admin.fetch_rows(self._rt.pool, "list_tenants"))
+            return InstallationStatus(
+                None, "Kafka or Postgres did not answer in time, so the state of the roles can't be shown."
+            )

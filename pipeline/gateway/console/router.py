@@ -15,7 +15,9 @@ from pipeline.gateway.state import GatewayState
 def router(state: GatewayState) -> APIRouter:
     """Return the routes below `/console`."""
     pages = ConsolePages(state.runtime.clock)
-    sessions = ConsoleSessions(state.runtime.pool, state.authenticate)
+    sessions = ConsoleSessions(
+        state.runtime.pool, state.authenticate, state.client_info, state.metrics.keys_refused.labels("slowed").inc
+    )
     routes = APIRouter(include_in_schema=False, route_class=route_class(pages))
     services = ConsoleServices(state, pages, sessions, ConsoleReader(state.runtime, state.history))
     for section in (sign_in, overview, emails, one_email, dead_letters, lanes, suppressions):

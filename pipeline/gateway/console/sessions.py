@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,9 +22,11 @@ from pipeline.admin.console_sessions import (
     add_console_session,
     end_console_session,
     end_console_sessions_of_key,
-    find_console_session,
+    find_console_sessions,
 )
 from pipeline.gateway.auth import ApiKeyAuthenticator
+from pipeline.gateway.client_info import ClientInfoReader
+from pipeline.gateway.key_lookup import SlowedLookup
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.route_scopes import SESSION_ROUTES
 from pipeline.runtime.database import Pool
@@ -72,9 +75,17 @@ class Viewer:
 class ConsoleSessions:
     """Opens, finds and ends sessions; as a FastAPI dependency it returns a request's viewer."""
 
-    def __init__(self, pool: Pool, authenticate: ApiKeyAuthenticator) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        authenticate: ApiKeyAuthenticator,
+        client_info: ClientInfoReader,
+        count_slowed: Callable[[], None],
+    ) -> None:
         self._pool = pool
         self._authenticate = authenticate
+        self._client_info = client_info
+        self._lookup = SlowedLookup(self._find, count_slowed)
 
     async def __call__(self, request: Request) -> Viewer:
         """Return who sends the request. Raise SignInRequired, and HttpProblem 403 where the key lacks a scope."""
@@ -82,7 +93,7 @@ class ConsoleSessions:
         if not cookie:
             raise SignInRequired
         session_hash = _hash(cookie)
-        hashed = await find_console_session(self._pool, session_hash)
+        hashed = await self._lookup.find(session_hash, self._client_info.site(request.scope))
         key = None if hashed is None else await self._authenticate.find_by_hash(request, hashed)
         if key is None:
             raise SignInRequired
@@ -109,6 +120,10 @@ class ConsoleSessions:
     async def sign_out_everywhere(self, viewer: Viewer) -> int:
         """End all sessions of the viewer's key and return their number."""
         return await end_console_sessions_of_key(self._pool, viewer.key.key_hash)
+
+    async def _find(self, session_hashes: set[bytes]) -> dict[bytes, bytes]:
+        """Return the hashes of the sessions' keys. Never cached: a session ends in all gateways at once."""
+        return await find_console_sessions(self._pool, session_hashes)
 
 
 def new_cookie() -> str:

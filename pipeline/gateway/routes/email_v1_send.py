@@ -27,6 +27,7 @@ from pipeline.gateway.auth import other_brand_error
 from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.idempotency_key import IDEMPOTENCY_KEY_HEADER, MessageIds, message_ids
 from pipeline.gateway.intake import AcceptedMessage, IntakeResult, MessageIntake
+from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.request_body import read_body
 from pipeline.gateway.sender_policy import SenderPolicy
 from pipeline.gateway.state import GatewayState
@@ -136,8 +137,9 @@ class EmailV1SendApi:
         count, commands, results = await asyncio.to_thread(dialect.parse_request, body)
         tenant = key.tenant
         ids = message_ids(request, tenant.tenant, DIALECT, count, self._runtime.new_id)
-        commands = _of_allowed_brands(key, await self._senders.of(tenant), commands, results)
+        commands = _of_allowed_brands(key, commands, results)
         commands = self._limit(tenant, commands, results)
+        commands = await asyncio.to_thread(_of_allowed_senders, await self._senders.of(tenant), commands, results)
         intake_result = await self._accept(tenant.tenant, commands, ids, results)
         for command in commands:
             results.setdefault(command.index, _result(command, ids.email_ids[command.index], intake_result))
@@ -181,6 +183,10 @@ class EmailV1SendApi:
                 commands = [command for command in commands if command.index not in done]
         except (DatabaseUnavailable, LogUnavailable):
             pass
+        except HttpProblem:
+            # Parts that are on the log must be answered as accepted; the client repeats the others, and is refused.
+            if not result.accepted:
+                raise
         return result
 
     def _messages(
@@ -208,14 +214,22 @@ class EmailV1SendApi:
 
 
 def _of_allowed_brands(
-    key: ApiKey, policy: SenderPolicy, commands: list[EmailV1SendCommand], results: dict[int, EmailV1Result]
+    key: ApiKey, commands: list[EmailV1SendCommand], results: dict[int, EmailV1Result]
 ) -> list[EmailV1SendCommand]:
-    """Return the commands of brands for which the key may be used, and whose senders may; else add a result."""
+    """Return the commands of brands for which the key may be used; add a result for each of the others."""
     for command in commands:
-        problem = policy.problem(command.brand, None)
         if not key.may_use_brand(command.brand):
-            problem = other_brand_error(key)
-        if problem:
+            results[command.index] = dialect.item_error(command.index, 403, other_brand_error(key), ".BrandId")
+    return [command for command in commands if command.index not in results]
+
+
+def _of_allowed_senders(
+    policy: SenderPolicy, commands: list[EmailV1SendCommand], results: dict[int, EmailV1Result]
+) -> list[EmailV1SendCommand]:
+    """Return the commands of brands whose senders the tenant may use; add a result for each of the others."""
+    problems = {brand: policy.problem(brand, None) for brand in {command.brand for command in commands}}
+    for command in commands:
+        if problem := problems[command.brand]:
             results[command.index] = dialect.item_error(command.index, 403, problem, ".BrandId")
     return [command for command in commands if command.index not in results]
 

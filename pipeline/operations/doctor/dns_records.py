@@ -121,8 +121,11 @@ class DomainChecker:
         return ok(f"{name} has the DKIM key that signs")
 
     async def has_text(self, name: str, text: str) -> bool:
-        """Return whether one of a name's TXT records is this text. Raise DnsUnavailable."""
-        return text in [found.strip() for found in await self._texts(name)]
+        """Return whether one of a name's own TXT records is this text, not an alias's. Raise DnsUnavailable.
+
+        A domain's wildcard may be an alias of a name that its host, and not its owner, controls.
+        """
+        return text in [found.strip() for found in await self._texts(name, follows_aliases=False)]
 
     async def bounded(self, domain: str, check: Awaitable[DoctorFinding]) -> DoctorFinding:
         """Return what a check finds, or that the domain can't be looked up."""
@@ -142,11 +145,12 @@ class DomainChecker:
     async def _has_address(self, domain: str) -> bool:
         return bool(await self._look_up(domain, "A") or await self._look_up(domain, "AAAA"))
 
-    async def _texts(self, name: str) -> list[str]:
+    async def _texts(self, name: str, *, follows_aliases: bool = True) -> list[str]:
         """Return the texts of TXT records; the strings of one record are joined, as RFC 7208 and RFC 6376 say."""
-        return [b"".join(record.strings).decode("utf-8", "replace") for record in await self._look_up(name, "TXT")]
+        records = await self._look_up(name, "TXT", follows_aliases=follows_aliases)
+        return [b"".join(record.strings).decode("utf-8", "replace") for record in records]
 
-    async def _look_up(self, name: str, kind: RecordType) -> list[Any]:
+    async def _look_up(self, name: str, kind: RecordType, *, follows_aliases: bool = True) -> list[Any]:
         """Return the records of a name; none where there is no such name. Raise DnsUnavailable."""
         resolver = self._resolver = self._resolver or make_resolver(self._server)
         try:
@@ -159,6 +163,8 @@ class DomainChecker:
             raise DnsUnavailable(f"the name servers have no answer for {kind} of {name}") from error
         except (dns.exception.DNSException, OSError) as error:
             raise DnsUnavailable(f"{kind} of {name}: {type(error).__name__}") from error
+        if not follows_aliases and answer.canonical_name != answer.qname:
+            return []
         return list(answer.rrset or ())
 
 

@@ -1,7 +1,8 @@
 """Check what operators have set up: tenants, brands, providers with their credentials and webhooks, destinations."""
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from pipeline import admin
 from pipeline.admin import Provider
@@ -15,6 +16,10 @@ from pipeline.runtime.database import Pool, open_database
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks.providers.registry import adapter_for
+
+WAITING_MAIL_WARNING: Final = timedelta(days=3)
+WAITING_MAIL_FAILURE: Final = timedelta(days=5)
+"""Age of a suspended tenant's oldest email; its content is kept for seven days."""
 
 
 async def check_setup(settings: Settings) -> AsyncIterator[DoctorFinding]:
@@ -47,6 +52,15 @@ async def _check_senders(pool: Pool) -> AsyncIterator[DoctorFinding]:
         yield warn("there is no brand: nothing can be sent", "`mailfold brands add`")
     if tenants and brands:
         yield ok(f"{len(tenants)} tenants, {len(brands)} brands")
+    for tenant in [row[0] for row in tenants if row[3] is not None]:
+        oldest_at = (await admin.get_waiting_mail(pool, tenant)).oldest_at
+        if oldest_at is not None and (age := datetime.now(UTC) - oldest_at) >= WAITING_MAIL_WARNING:
+            find = fail if age >= WAITING_MAIL_FAILURE else warn
+            yield find(
+                f"tenant {tenant} is suspended, and mail that waits was accepted {_ago(oldest_at)}: "
+                f"after {admin.CONTENT_RETENTION.days} days it is lost",
+                f"`mailfold tenants resume {tenant}`, or delete the tenant",
+            )
     async for finding in _check_sender_domains(pool, [(row[0], row[4]) for row in tenants]):
         yield finding
 

@@ -22,7 +22,6 @@ from pipeline.content.twig import TwigText
 from pipeline.dispatch import deliver
 from pipeline.dispatch.deliver import SendJobHandler
 from pipeline.dispatch.message import MessageWriter
-from pipeline.dispatch.transports.base import OutgoingEmail
 from pipeline.errors import Refused
 from pipeline.gateway.intake import AcceptedMessage, MessageIntake
 from pipeline.runtime.bootstrap import Runtime
@@ -223,10 +222,7 @@ async def test_large_message_is_encoded_outside_the_event_loop(content: MessageC
         threads.append(threading.get_ident())
         return True
 
-    async def send(_provider: Provider, mail: OutgoingEmail) -> bytes:
-        return mail.mime_bytes
-
-    transport = SimpleNamespace(takes_mime=takes_mime, send=send)
+    transport = SimpleNamespace(takes_mime=takes_mime)
     rt = SimpleNamespace(settings=SETTINGS, clock=lambda: 1, pool=None, log=None, new_id=lambda: "x")
     attempt = SimpleNamespace(
         request=request(),
@@ -235,8 +231,8 @@ async def test_large_message_is_encoded_outside_the_event_loop(content: MessageC
         lease=SimpleNamespace(begin_contact=None),
     )
     doing = SendJobHandler(cast("Any", rt), cast("Any", transport), cast("Any", None))
-    message = await doing._send_to(PROVIDER, cast("Any", attempt), content)
-    assert cast("bytes", message).startswith(b"From: ")
+    mail = await doing._write(PROVIDER, cast("Any", attempt), content)
+    assert mail.mime_bytes.startswith(b"From: ")
     assert (threads != [threading.get_ident()]) == beside
 
 

@@ -128,8 +128,8 @@ async def test_wrong_keys_leave_nothing_in_memory(stage: Stage) -> None:
     stage.slow_lane.set()
     await asyncio.gather(*stage.flood(500))
     assert len(stage.lookup._cached) == 0
-    assert len(stage.lookup._served) == 0
-    assert stage.lookup._slowed == 0
+    assert len(stage.lookup._lookup._served) == 0
+    assert stage.lookup._lookup._slowed == 0
 
 
 async def test_too_many_waiting_keys_are_asked_to_come_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

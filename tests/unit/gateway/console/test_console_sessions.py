@@ -15,6 +15,7 @@ from pipeline.gateway.console.sessions import (
     set_cookie,
 )
 from pipeline.gateway.problems import HttpProblem
+from pipeline.gateway.route_scopes import SESSION_ROUTES
 
 
 def asked(host: str = "127.0.0.1:8025", **headers: str) -> Request:
@@ -126,7 +127,24 @@ def test_sign_in_leads_to_the_page_that_was_asked_for(wanted: str) -> None:
         "/console/sign-in",
         "/console/é",
         "\\\\evil.example",
+        "/console/../c/token",
+        "/console/%2e%2e/c/token",
+        "/console/.%2E/c/token",
+        "/console/%252e%252e/c/token",
+        "/console/./../c/token",
+        "/console/..",
+        "/console/%5cevil.example",
+        "/console?a=\\b",
+        "/console/lanes\n",
+        "/console/lanes?a=\x7f",
+        "/console#/../c/token",
     ],
 )
 def test_sign_in_leads_to_no_other_place(wanted: str) -> None:
     assert path_after_sign_in(wanted) == "/console"
+
+
+def test_action_needs_the_scopes_of_the_page_that_answers_it() -> None:
+    for (method, path), scopes in SESSION_ROUTES.items():
+        page = SESSION_ROUTES["GET", "/".join(path.split("/")[:3]) if path.count("/") > 2 else "/console"]
+        assert set(page) <= set(scopes), (method, path)
