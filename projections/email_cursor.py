@@ -1,6 +1,6 @@
 """Signed opaque cursors of the history API: a place in a listing of emails, and a place in the feed of changes.
 
-Pure: callers pass signing. A listing's cursor contains the whole question, except an address, of which it has a digest.
+Pure: callers pass signing. A listing's cursor contains the whole question, except an address, of which it has a tag.
 """
 
 from typing import Any, Final
@@ -8,13 +8,12 @@ from typing import Any, Final
 import msgspec
 
 from projections.email_listing import ChangePosition, EmailFilter, EmailOrder, EmailPosition, EmailQuery
-from projections.history_cursor import digest_address
 from projections.signed_cursor import SignedCursor, TagFunction, VerifyFunction
 from topics.record import EmailId, Millis
 
 CURSOR_MAX_CHARS: Final = 16_000
 """Characters of a cursor, at most: a filter may have many long values."""
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 class OtherListing(ValueError):
@@ -35,7 +34,8 @@ class EmailQuestion(msgspec.Struct, frozen=True, kw_only=True):
 class _EmailCursor(msgspec.Struct, array_like=True, frozen=True):
     version: int
     question: EmailQuestion
-    recipient: str
+    recipient: bytes
+    """The tag of the address: without the key nobody can find the address by trying."""
     as_of: Millis
     at: Millis
     email_id: EmailId
@@ -56,7 +56,8 @@ def encode_email_cursor(tag: TagFunction, query: EmailQuery, question: EmailQues
     """Return the cursor that continues a listing after ``position``."""
     recipient = question.filter.recipient or ""
     own = msgspec.structs.replace(question, filter=msgspec.structs.replace(question.filter, recipient=None))
-    cursor = _EmailCursor(_VERSION, own, digest_address(recipient), query.as_of, position.at, position.email_id)
+    recipient_tag = tag(_address_bytes(query.tenant, recipient)) if recipient else b""
+    cursor = _EmailCursor(_VERSION, own, recipient_tag, query.as_of, position.at, position.email_id)
     return _EMAIL_CURSORS.encode(tag, query.tenant, cursor)
 
 
@@ -69,7 +70,10 @@ def decode_email_cursor(
     InvalidCursor, and OtherListing for a parameter with another value.
     """
     cursor = _EMAIL_CURSORS.decode(verify, tenant, text)
-    if digest_address(sent.filter.recipient or "") != cursor.recipient:
+    recipient = sent.filter.recipient or ""
+    if bool(recipient) != bool(cursor.recipient):
+        raise OtherListing("recipient")
+    if recipient and not verify(_address_bytes(tenant, recipient), cursor.recipient):
         raise OtherListing("recipient")
     original = msgspec.structs.replace(
         cursor.question, filter=msgspec.structs.replace(cursor.question.filter, recipient=sent.filter.recipient)
@@ -77,6 +81,10 @@ def decode_email_cursor(
     _require_same(sent.filter, original.filter)
     _require_same(msgspec.structs.replace(sent, filter=original.filter), original)
     return original, cursor.as_of, EmailPosition(cursor.at, cursor.email_id)
+
+
+def _address_bytes(tenant: str, recipient: str) -> bytes:
+    return b"recipient\x00" + tenant.encode() + b"\x00" + recipient.encode("utf-8", "surrogatepass")
 
 
 def _require_same(sent: Any, original: Any) -> None:

@@ -287,6 +287,7 @@ order by 1, 2
 select queue, stream::text, name, lane, state, attempts, finished_at, last_error
 from jobs.jobs
 where state in ('dead', 'unknown') and (%(tenant)s::text is null or split_part(lane, '/', 1) = %(tenant)s)
+    and (%(wanted_queue)s = '' or queue = %(wanted_queue)s) and (%(wanted_lane)s = '' or lane = %(wanted_lane)s)
 order by finished_at desc nulls last, stream, seq limit %(limit)s
 
 -- name: show_job

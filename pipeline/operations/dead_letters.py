@@ -57,9 +57,12 @@ class DeadLetterEntry:
         return f"{DEAD_LETTERS.name}/0/{self.offset}"
 
 
-async def dead_jobs(rt: Runtime, limit: int, tenant: str | None = None) -> list[DeadJob]:
-    """Return the newest dead and unknown jobs of one tenant or of all, at most ``limit``."""
-    return [DeadJob(*row) for row in await _fetch(rt, "list_dead", limit=limit, tenant=tenant)]
+async def dead_jobs(
+    rt: Runtime, limit: int, tenant: str | None = None, *, queue: str = "", lane: str = ""
+) -> list[DeadJob]:
+    """Return the newest dead and unknown jobs of one tenant, queue and lane or of all, at most ``limit``."""
+    wanted = {"tenant": tenant, "wanted_queue": queue, "wanted_lane": lane}
+    return [DeadJob(*row) for row in await _fetch(rt, "list_dead", limit=limit, **wanted)]
 
 
 async def recent_letters(rt: Runtime, limit: int, offset: int | None = None) -> list[DeadLetterEntry]:

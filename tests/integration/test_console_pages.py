@@ -189,6 +189,7 @@ async def test_message_is_shown_as_it_was_accepted(settings: Settings) -> None:
         alone = await browser.get(f"/console/emails/{sent.email_id}/html")
         assert alone.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
         assert alone.headers["x-frame-options"] == "SAMEORIGIN"
+        assert alone.headers["x-dns-prefetch-control"] == "off"
         assert "<link" not in alone.text
         assert "<b>Anna</b>" in alone.text
         await publish(served, bounced_email(1, served.rt.clock()))
@@ -217,6 +218,9 @@ async def test_jobs_are_listed_and_replayed_with_a_reason(settings: Settings) ->
             assert "Conversion open" in shown.text
             hidden = await operating.get("/console/dead-letters/show", params={"id": f"emit/{foreign}/open"})
             assert hidden.status_code == 404
+            for query, shows in (("lane=acme/1&queue=emit", True), ("lane=acme/2", False), ("queue=dispatch", False)):
+                filtered = (await operating.get(f"/console/dead-letters?{query}")).text
+                assert (own in filtered) is shows, query
             ids = [f"emit/{own}/open", f"emit/{foreign}/open", "nonsense"]
             assert (await operating.post("/console/dead-letters/replay", {"id": ids})).status_code == 400
             replayed = await operating.post("/console/dead-letters/replay", {"id": ids, "reason": "mended"})
@@ -231,17 +235,25 @@ async def test_jobs_are_listed_and_replayed_with_a_reason(settings: Settings) ->
 async def test_lanes_are_paused_and_resumed_with_a_reason(settings: Settings) -> None:
     async with gateway_and_projector(with_console(settings)) as served, console_browser(served) as browser:
         assert "No lane has work" in (await browser.get("/console/lanes")).text
+        job = f"{INSERT_JOBS} values ('emit', %s, 1, 'open', 'acme/1', 'pending', 'x')"
+        await ask(served.rt.pool, job, str(uuid.uuid4()))
         fields: dict[str, str | list[str]] = {"queue": "emit", "lane": "acme/1"}
         assert (await browser.post("/console/lanes/pause", fields)).status_code == 400
         paused = await browser.post("/console/lanes/pause", {**fields, "reason": "the receiver is away"})
         page = text_of((await browser.get(paused.headers["location"])).text)
         assert "The lane is paused" in page
         assert "the receiver is away (console " in page
+        unknown = {**fields, "lane": "acme/no-such-brand", "reason": "x"}
+        assert (await browser.post("/console/lanes/pause", unknown)).status_code == 404
+        provider: dict[str, str | list[str]] = {"queue": "provider", "lane": "acme/1", "reason": "x"}
+        assert (await browser.post("/console/lanes/pause", {**provider, "lane": "no-such"})).status_code == 404
+        await admin.add_tenant(served.rt.pool, admin.Tenant("other"))
         elsewhere = {**fields, "lane": "other/1", "reason": "x"}
         operator = await scoped_browser_key(served, KeyScope.OPERATE)
         async with console_browser(served, operator) as operating:
             for action in ("pause", "resume"):
                 assert (await operating.post(f"/console/lanes/{action}", elsewhere)).status_code == 404
+                assert (await operating.post(f"/console/lanes/{action}", provider)).status_code == 404
             assert (await operating.post("/console/lanes/resume", {**fields, "reason": "back"})).status_code == 303
         assert await ask(served.rt.pool, "select lane from jobs.lanes where paused_at is not null") == []
         assert (await browser.post("/console/lanes/resume", {**fields, "reason": "again"})).status_code == 404

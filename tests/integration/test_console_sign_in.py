@@ -16,7 +16,7 @@ from pipeline.gateway.server import PORT_FILE
 from pipeline.settings import Settings
 from tests.support.console import ConsoleBrowser, console_browser
 from tests.support.gateway import gateway
-from tests.support.job_rows import ask
+from tests.support.job_rows import INSERT_JOBS, ask
 from tests.support.mtas import free_port
 from tests.support.seeing import until
 
@@ -38,6 +38,7 @@ def is_sign_in(answer: httpx.Response) -> bool:
 async def test_session_begins_with_a_key_and_ends_with_sign_out(settings: Settings) -> None:
     async with gateway(settings, console=True) as served, console_browser(served, "") as browser:
         assert is_sign_in(await browser.get("/console"))
+        assert (await browser.get("/console/")).headers["location"] == "/console"
         refused = await browser.sign_in("mfk_wrong")
         assert refused.status_code == 401
         assert "unknown, revoked or expired" in refused.text
@@ -140,6 +141,8 @@ async def test_every_page_needs_a_session_and_exactly_its_scopes(settings: Setti
 async def test_no_action_without_the_token_of_the_form_or_from_another_site(settings: Settings) -> None:
     async with gateway(settings, console=True) as served, console_browser(served) as browser:
         fields: dict[str, str | list[str]] = {"queue": "dispatch", "lane": "acme/1", "reason": "x"}
+        job = f"{INSERT_JOBS} values ('dispatch', %s, 1, 'send', 'acme/1', 'pending', 'x')"
+        await ask(served.rt.pool, job, UNKNOWN_ID)
         for token in ("", "0" * 64):
             assert (await browser.post("/console/lanes/pause", fields, token=token)).status_code == 403
         foreign = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
@@ -150,6 +153,18 @@ async def test_no_action_without_the_token_of_the_form_or_from_another_site(sett
         assert await ask(served.rt.pool, "select * from jobs.lanes") == []
         assert (await browser.post("/console/lanes/pause", fields)).status_code == 303
         assert len(await ask(served.rt.pool, "select * from jobs.lanes where paused_at is not null")) == 1
+
+
+async def test_link_from_another_site_opens_the_page_with_the_session(settings: Settings) -> None:
+    """Browsers send a SameSite=Strict cookie only with the second request, which comes from our own page."""
+    async with gateway(settings, console=True) as served:
+        answer = await served.http.get("/console/lanes?a=b", headers={"Sec-Fetch-Site": "cross-site"})
+        assert answer.status_code == 200
+        assert '<a href="/console/lanes?a=b">' in answer.text
+        assert '<meta http-equiv="refresh" content="0; url=/console/lanes?a=b">' in answer.text
+        assert is_sign_in(await served.http.get("/console/lanes?a=b", headers={"Sec-Fetch-Site": "same-origin"}))
+        ended = {"Sec-Fetch-Site": "cross-site", "Cookie": "mailfold-console=ended"}
+        assert is_sign_in(await served.http.get("/console/lanes", headers=ended))
 
 
 async def test_no_action_by_get(settings: Settings) -> None:

@@ -14,6 +14,7 @@ import pytest
 from pipeline import admin
 from pipeline.admin import KeyLimits, KeyScope
 from pipeline.gateway.tenant_questions import QUESTIONS_AT_ONCE
+from pipeline.runtime.database import autocommit_connection
 from pipeline.runtime.signing import AddressHasher, Signer, canonical_address, hash_address
 from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings
@@ -304,7 +305,8 @@ async def test_query_ends_when_its_client_leaves(settings: Settings, monkeypatch
         monkeypatch.setattr(email_queries, "find_emails", _sleep)
         with pytest.raises(httpx.ReadTimeout):
             await served.http.get("/api/v1/emails", headers={"X-Api-Key": served.key}, timeout=1)
-        async with served.rt.pool.connection() as connection:
+        # Each look in a transaction of its own: within one, pg_stat_activity does not change.
+        async with autocommit_connection(served.rt.pool) as connection:
             query = "select count(*) from pg_stat_activity where query like '%%pg_sleep(9)%%' and state = 'active'"
             deadline = time.monotonic() + 5
             while (row := await (await connection.execute(query)).fetchone()) != (1,):  # this query itself

@@ -174,6 +174,7 @@ async def test_partly_confirmed_request_is_a_503_and_the_repeat_completes_it(set
 
     request: Any = httpx.Request("POST", "/", headers={"Idempotency-Key": "k"})
     async with open_runtime(settings) as rt:
+        await admin.add_tenant(rt.pool, admin.Tenant("acme"))
         state = make_gateway_state(rt)
         log = PartlyConfirmingLog(rt.log)
         api = FreshMailApi(replace(state, log=log))

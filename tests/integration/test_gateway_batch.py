@@ -330,6 +330,7 @@ class HalfConfirmingLog:
 @pytest.mark.parametrize("topic", [MESSAGE_CONTENTS, SEND_REQUESTS], ids=lambda topic: topic.name)
 async def test_unconfirmed_messages_are_fatal_and_the_rest_successful(settings: Settings, topic: Topic) -> None:
     async with open_runtime(settings) as rt:
+        await admin.add_tenant(rt.pool, admin.Tenant("acme"))
         state = make_gateway_state(rt)
         api = FastTrackApi(replace(state, log=HalfConfirmingLog(rt.log, topic)))
         body = json.dumps([message(f"m{number}") for number in range(3)]).encode()

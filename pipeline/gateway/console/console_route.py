@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 
 from pipeline.errors import DatabaseUnavailable, LogUnavailable, NotFound, Refused
 from pipeline.gateway.console.rendering import ConsolePages, see_other
-from pipeline.gateway.console.sessions import SignInRequired
+from pipeline.gateway.console.sessions import SESSION_COOKIE, SignInRequired, read_cookie
 from pipeline.gateway.problems import HttpProblem
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.logs import get_logger
@@ -48,6 +48,8 @@ def route_class(pages: ConsolePages) -> type[APIRoute]:
                 try:
                     return await handle(request)
                 except SignInRequired:
+                    if comes_from_another_site(request):
+                        return pages.page("open.html", wanted=path_of(request))
                     return see_other(sign_in_path(request))
                 except Exception as error:
                     status, text = problem_of(error)
@@ -85,8 +87,18 @@ def sign_in_path(request: Request) -> str:
     """Return the path of the sign-in that leads back to the requested page; never to an action."""
     if request.method != "GET" or request.url.path == "/console":
         return SIGN_IN_PATH
-    query = f"?{request.url.query}" if request.url.query else ""
-    return f"{SIGN_IN_PATH}?next={quote(request.url.path + query, safe='')}"
+    return f"{SIGN_IN_PATH}?next={quote(path_of(request), safe='')}"
+
+
+def path_of(request: Request) -> str:
+    """Return the path and the query of a request."""
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+def comes_from_another_site(request: Request) -> bool:
+    """Return whether a link on another site's page leads here, with which browsers send no cookie of ours."""
+    is_cross_site = request.headers.get("sec-fetch-site") == "cross-site"
+    return request.method == "GET" and is_cross_site and not read_cookie(request, SESSION_COOKIE)
 
 
 def path_after_sign_in(wanted: str) -> str:

@@ -10,9 +10,11 @@ from pipeline.gateway.console.rendering import see_other
 from pipeline.gateway.console.services import ConsoleServices
 from pipeline.gateway.console.sessions import Viewer
 from pipeline.operations import lanes
+from pipeline.operations.dead_letters import QUEUES
 from projections.pending_conversions import lane_of
 
 PATH: Final = "/console/lanes"
+MAX_SHOWN: Final = 500
 DONE_TEXTS: Final = {
     "paused": "The lane is paused: its jobs wait, and use up no attempts.",
     "resumed": "The lane is resumed, and its breaker closed.",
@@ -29,12 +31,17 @@ def add_routes(routes: APIRouter, services: ConsoleServices) -> None:
     async def list_lanes(request: Request, viewer: Caller) -> Response:
         """List the lanes with work, a pause or an open breaker."""
         everything = await services.reader.sees_installation(viewer)
-        shown = [lane for lane in await lanes.list_lanes(pool) if everything or _is_own(viewer, lane.lane)]
+        shown = [
+            lane
+            for lane in await lanes.list_lanes(pool)
+            if everything or (lane.queue in QUEUES and _is_own(viewer, lane.lane))
+        ]
         return services.pages.page(
             "lanes.html",
             viewer,
             path=PATH,
-            lanes=shown,
+            lanes=shown[:MAX_SHOWN],
+            more=max(0, len(shown) - MAX_SHOWN),
             titles=QUEUE_TITLES,
             everything=everything,
             done=DONE_TEXTS.get(request.query_params.get("done", ""), ""),
@@ -52,6 +59,8 @@ def _add_changing_routes(routes: APIRouter, services: ConsoleServices) -> None:
         """Pause a lane."""
         form = await read_form(request)
         queue, lane = await _lane(services, viewer, form)
+        if not await lanes.lane_exists(pool, queue, lane):
+            raise NotFound(f"There is no lane {lane[:200]} here.")
         reason = form.reason()
         change = await lanes.lane_change(pool, "lanes.pause", queue, lane, reason)
         async with services.actions_of(viewer).recorded(change):
@@ -76,7 +85,8 @@ def _add_changing_routes(routes: APIRouter, services: ConsoleServices) -> None:
 async def _lane(services: ConsoleServices, viewer: Viewer, form: ConsoleForm) -> tuple[str, str]:
     """Return the queue and the lane of a form. Raise NotFound for one that the viewer may not see."""
     queue, lane = form.get("queue"), form.get("lane")
-    if not (queue and lane) or not (_is_own(viewer, lane) or await services.reader.sees_installation(viewer)):
+    is_own = queue in QUEUES and _is_own(viewer, lane)
+    if not (queue and lane) or not (is_own or await services.reader.sees_installation(viewer)):
         raise NotFound(f"There is no lane {lane[:200]} here.")
     lanes.check_queue(queue)
     return queue, lane

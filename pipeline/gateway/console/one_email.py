@@ -81,7 +81,9 @@ def _add_message_routes(routes: APIRouter, services: ConsoleServices) -> None:
         content = await reader.email_content(await _history(reader, viewer, email_id))
         if isinstance(content, str):
             raise NotFound(content)
-        return html_response(mail_document(content.html), csp=MAIL_CSP, X_Frame_Options="SAMEORIGIN")
+        return html_response(
+            mail_document(content.html), csp=MAIL_CSP, X_Frame_Options="SAMEORIGIN", X_DNS_Prefetch_Control="off"
+        )
 
 
 async def _history(reader: ConsoleReader, viewer: Viewer, email_id: str, as_of: Millis | None = None) -> EmailHistory:

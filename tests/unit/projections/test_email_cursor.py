@@ -5,11 +5,12 @@ import base64
 import msgspec
 import pytest
 
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.runtime.signing import Signer
 from projections import email_cursor
 from projections.email_cursor import EmailQuestion, OtherListing
 from projections.email_listing import ChangePosition, EmailFilter, EmailOrder, EmailPosition, EmailQuery
-from projections.signed_cursor import InvalidCursor
+from projections.signed_cursor import TAG_BYTES, InvalidCursor
 from tests.conftest import RING
 from tests.support.changes import identified
 from topics.readings import EmailStatus
@@ -64,6 +65,15 @@ def test_an_address_is_not_in_its_cursor_and_must_come_with_it() -> None:
     assert decoded(text, question)[0] == question
     with pytest.raises(OtherListing, match="recipient"):
         decoded(text, EmailQuestion())
+
+
+def test_nothing_in_a_cursor_can_be_computed_from_the_address_without_the_key() -> None:
+    question = EmailQuestion(filter=EmailFilter(recipient="anna@example.com"))
+    other = Signer(SecretRing.of("another secret of thirty-two bytes"), "cursor")
+    query = EmailQuery(tenant="acme", as_of=42)
+    texts = [email_cursor.encode_email_cursor(signer.tag, query, question, POSITION) for signer in (SIGNER, other)]
+    payloads = [base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))[TAG_BYTES:] for text in texts]
+    assert payloads[0] != payloads[1]
 
 
 @pytest.mark.parametrize("change", ["tenant", "byte"])
