@@ -102,7 +102,8 @@ async def test_restored_database_has_what_postgres_owned(
         table.name for table in OWNED_TABLES if table.name not in ("jobs.jobs", "jobs.lanes", "suppressions.decisions")
     ]
     assert await contents(new_database, *whole) == await contents(filled, *whole)
-    found = await contents(new_database, "jobs.jobs", "jobs.lanes", *REBUILT_TABLES[:-1])
+    rebuilt = [name for name in REBUILT_TABLES if name != "public.schema_migrations"]
+    found = await contents(new_database, "jobs.jobs", "jobs.lanes", *rebuilt)
     assert sorted((row["state"], row["payload"], row["lease_token"]) for row in found.pop("jobs.jobs")) == [
         ("attempting", r"\x31", None),
         ("pending", r"\x33", None),
