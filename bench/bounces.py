@@ -20,8 +20,8 @@ from flufl.bounce import all_failures
 
 from pipeline.content import tokens
 from pipeline.errors import Unproven, Unrecognised
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.webhooks.base import EventContext
 from pipeline.webhooks.bounces.parse import ENVELOPE_FROM_HEADER, ENVELOPE_TO_HEADER
 from pipeline.webhooks.providers import bounce_mail

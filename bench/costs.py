@@ -19,8 +19,8 @@ import psycopg
 from bench.figures import Cost, pace
 from bench.house import World
 from bench.memory import program_name
-from pipeline.runtime.kafka import discover_partitions
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka.clients import create_consumer
+from pipeline.runtime.kafka.log import discover_partitions
 from topics.registry import EMAIL_CHANGES, TOPICS
 
 LOAD: Final = "load and receiver"

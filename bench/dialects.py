@@ -16,7 +16,7 @@ from bench import accept, material
 from bench.figures import Delay, Rate
 from bench.house import World
 from pipeline.content.templates import make_draft
-from pipeline.runtime.database import open_database
+from pipeline.runtime.postgres.database import open_database
 from projections import templates
 from topics.templates import TemplateTexts
 

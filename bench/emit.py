@@ -14,8 +14,8 @@ from bench.figures import Cost, Rate
 from bench.house import BRAND, TENANT, World
 from bench.material import activity
 from pipeline import admin
-from pipeline.runtime.database import open_database
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.postgres.database import open_database
+from pipeline.runtime.secrets.secret_ring import secret_ring
 
 AT_ONCE = 32
 

@@ -19,11 +19,11 @@ from pipeline import admin
 from pipeline.devstack.sandbox.keys import public_key
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import ChildProcess, Program, spawn
-from pipeline.runtime import topic_admin
-from pipeline.runtime.database import open_database
 from pipeline.runtime.environment import environment_of
-from pipeline.runtime.schema import migrate_database
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.kafka import topic_admin
+from pipeline.runtime.postgres.database import open_database
+from pipeline.runtime.postgres.schema import migrate_database
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 
 TENANT, BRAND = "bench", "1"

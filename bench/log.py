@@ -6,9 +6,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
-from pipeline.runtime.kafka import append_all, open_kafka_log
-from pipeline.runtime.kafka_clients import create_consumer
-from pipeline.runtime.log_compression import LogCompression
+from pipeline.runtime.kafka.clients import create_consumer
+from pipeline.runtime.kafka.log import append_all, open_kafka_log
+from pipeline.runtime.kafka.log_compression import LogCompression
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from topics.record import LogPosition

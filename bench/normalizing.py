@@ -6,8 +6,8 @@ import uvloop
 
 from pipeline.runtime.bootstrap import wall_clock
 from pipeline.runtime.environment import load_settings
-from pipeline.runtime.logs import configure_logging
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.observing.logs import configure_logging
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks.token_readers import token_readers
 from pipeline.worker.agents import Normalizer

@@ -17,10 +17,10 @@ from bench.house import World, answers
 from pipeline.content import tokens
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import Program, spawn
-from pipeline.runtime.kafka import discover_partitions
-from pipeline.runtime.kafka_clients import create_consumer
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.kafka.clients import create_consumer
+from pipeline.runtime.kafka.log import discover_partitions
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from topics.codec import decode
 from topics.registry import DELIVERY_EVENTS
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench import material
 from pipeline.content.tokens import echo_tag
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.webhooks.base import EMAIL_ID_KEY, EMAIL_TAG_KEY
 
 EVENTS = 1_000

@@ -23,10 +23,10 @@ from bench.house import World, sink
 from bench.log import committed
 from pipeline import admin
 from pipeline.devstack.servers.process import Program, spawn
-from pipeline.runtime.database import open_database
 from pipeline.runtime.environment import environment_of
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.postgres.database import open_database
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from topics.registry import PROVIDER_WEBHOOKS
 
 CALLERS = 4

@@ -22,8 +22,8 @@ from bench.figures import Cost, Delay, Rate, pace
 from bench.house import World
 from pipeline.content.tokens import echo_tag
 from pipeline.devstack.sandbox.keys import SIGNATURE_HEADER, TIMESTAMP_HEADER, private_key, sign
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.webhooks.base import EMAIL_ID_KEY, EMAIL_TAG_KEY
 
 ROLES = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")

@@ -249,7 +249,7 @@ select * from unnest(%(email_id)b::uuid[], %(fingerprint)b::bytea[], %(recorded_
 on conflict do nothing
 
 -- name: expire_identities
--- In batches of their own transactions (pipeline/runtime/retention.py); locked rows are skipped.
+-- In batches of their own transactions (pipeline/runtime/postgres/retention.py); locked rows are skipped.
 delete from intake.identities where ctid = any(array(
     select ctid from intake.identities
     where recorded_at < (extract(epoch from now()) - %(days)s * 86400) * 1000

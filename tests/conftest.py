@@ -19,9 +19,9 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
-from pipeline.runtime import topic_admin
-from pipeline.runtime.schema import migrate_database
-from pipeline.runtime.secret_ring import SecretRing
+from pipeline.runtime.kafka import topic_admin
+from pipeline.runtime.postgres.schema import migrate_database
+from pipeline.runtime.secrets.secret_ring import SecretRing
 from pipeline.settings import Settings
 from tests.support import servers, skips
 from tests.support.caught_up import CaughtUp

@@ -27,7 +27,7 @@ from bench.peers.traffic import Shape, traffic
 from pipeline.devstack.servers import kafka
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import StartupFailed
-from pipeline.runtime import topic_admin
+from pipeline.runtime.kafka import topic_admin
 from pipeline.settings import Settings
 
 EVERYONE = ("textbook", "quix", "streams", "streams-eos", "ours", "quix:2", "streams:2", "ours:2")

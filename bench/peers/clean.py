@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 
-from pipeline.runtime import topic_admin
+from pipeline.runtime.kafka import topic_admin
 from pipeline.settings import Settings
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES, EMAIL_STATES
 

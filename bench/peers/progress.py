@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 
-from pipeline.runtime.kafka import discover_partitions
+from pipeline.runtime.kafka.log import discover_partitions
 
 
 class Broker:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from pipeline.runtime.kafka import discover_partitions
+from pipeline.runtime.kafka.log import discover_partitions
 from pipeline.worker.fold import evolve
 from topics.codec import Undecodable, decode, encode
 from topics.registry import DELIVERY_EVENTS, EMAIL_STATES

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.errors import ActionNotRecorded
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.runtime.ports import Clock, Log, LogEntry, NewId
 from pipeline.webhooks.redaction import redact_all
 from topics.actions import OperatorAction

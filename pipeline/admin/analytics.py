@@ -7,7 +7,7 @@ from psycopg import sql
 
 from pipeline.admin.sql import SQL, fetch_rows
 from pipeline.errors import NotFound, Refused
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 
 ALL_TENANTS: Final = "*"
 

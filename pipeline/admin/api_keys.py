@@ -17,7 +17,7 @@ from pipeline.admin.scopes import BRAND_SCOPES, KeyScope
 from pipeline.admin.sql import execute, fetch_rows
 from pipeline.admin.tenants import Tenant
 from pipeline.errors import NotFound, Refused
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 
 KEY_PREFIX: Final = "mfk_"
 KEY_PATTERN: Final = r"\bmfk_[0-9A-Za-z]{49}\b"

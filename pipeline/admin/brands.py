@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 from pipeline.admin.sender_domains import check_brand_sender
 from pipeline.admin.sql import execute, fetch_row
-from pipeline.runtime.database import Pool
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import seal, unseal
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import seal, unseal
 
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from pipeline.admin.sql import execute, fetch_rows
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 
 SESSION_IDLE_TIME: Final = timedelta(hours=1)
 """Time without a request after which a session ends."""

@@ -8,9 +8,9 @@ from psycopg.types.json import Jsonb
 from pipeline.admin.sealing import seal_webhook_key, unseal_webhook_key
 from pipeline.admin.sql import execute, fetch_row, fetch_rows
 from pipeline.errors import NotFound
-from pipeline.runtime.database import Pool
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import seal, unseal
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import seal, unseal
 
 PROVIDER_KINDS: Final = (
     *("smtp", "sandbox", "sendgrid", "mailgun", "ses", "postmark", "sparkpost"),

@@ -7,9 +7,9 @@ from typing import Any, Final, NamedTuple
 import psycopg
 
 from pipeline.admin.sql import SQL
-from pipeline.runtime.database import Pool
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import is_sealed_under, seal, unseal
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import is_sealed_under, seal, unseal
 
 SEALED_KEY_PREFIX: Final = "sealed:"
 """What a sealed webhook key begins with; public keys of earlier versions stand there in clear."""

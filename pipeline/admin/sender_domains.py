@@ -12,7 +12,7 @@ from typing import Final
 from pipeline.admin.sql import execute, fetch_row, fetch_rows
 from pipeline.content.domains import InvalidDomain, to_ascii
 from pipeline.errors import NotFound, Refused
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 
 ALL_BRANDS: Final = "*"
 RECORD_LABEL: Final = "_mailfold"

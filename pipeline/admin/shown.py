@@ -8,7 +8,7 @@ from typing import Any, Final
 from pipeline.admin.api_keys import KeyLimits
 from pipeline.admin.brands import Destination
 from pipeline.admin.providers import Provider
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from projections.sql import SqlQueries
 
 SQL: Final = SqlQueries(Path(__file__).with_name("shown.sql"))

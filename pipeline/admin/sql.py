@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 
 from pipeline.errors import Refused
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from projections.sql import SqlQueries
 
 SQL = SqlQueries(Path(__file__).with_name("queries.sql"))

@@ -10,7 +10,7 @@ import msgspec
 
 from pipeline.admin.actions import OperatorChange
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import Log, LogEntry
 from projections import templates
 from topics.registry import TEMPLATES

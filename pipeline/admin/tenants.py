@@ -11,7 +11,7 @@ import psycopg
 from pipeline.admin.sql import SQL, execute, fetch_row
 from pipeline.content.addresses import header_text_problem
 from pipeline.errors import NotFound, Refused
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from topics.registry import MESSAGE_CONTENTS
 
 REASON_MAX_CHARS: Final = 200

@@ -23,7 +23,7 @@ from pipeline.cli.context import (
 from pipeline.emit.ssrf import is_public
 from pipeline.errors import Refused
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.secrets.secret_ring import secret_ring
 
 destinations = typer.Typer(help="URLs to which a brand's conversions are sent.", no_args_is_help=True)
 

@@ -21,8 +21,8 @@ from pipeline.dispatch.routing.rendezvous import Route
 from pipeline.dispatch.routing.routes import get_brand_routing, set_dkim, set_routes
 from pipeline.errors import NotFound, Refused
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.database import Pool
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 
 app = typer.Typer(help="Brands: their providers, senders and DKIM keys.", no_args_is_help=True)

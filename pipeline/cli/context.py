@@ -25,13 +25,13 @@ from pipeline.devstack.servers.data_dir import DataDir, is_port_taken
 from pipeline.devstack.supervisor import OPS_PORT_SETTINGS
 from pipeline.errors import DatabaseUnavailable, InvalidSettings, Refused
 from pipeline.runtime.bootstrap import Runtime, fresh_id, open_runtime, wall_clock
-from pipeline.runtime.conninfo import first_line
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from pipeline.runtime.environment import load_settings
-from pipeline.runtime.kafka import open_kafka_log
+from pipeline.runtime.kafka.log import open_kafka_log
+from pipeline.runtime.postgres.conninfo import first_line
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from pipeline.runtime.private_files import open_private
-from pipeline.runtime.secret_fingerprints import open_checked_database
-from pipeline.runtime.secret_ring import has_secret
+from pipeline.runtime.secrets.secret_fingerprints import open_checked_database
+from pipeline.runtime.secrets.secret_ring import has_secret
 from pipeline.settings import Settings
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from rich.console import Console
 from pipeline.errors import InvalidSettings
 from pipeline.runtime.bootstrap import fresh_id, wall_clock
 from pipeline.runtime.environment import load_settings
-from pipeline.runtime.logs import configure_logging
-from pipeline.runtime.watchdog import watch_event_loop
+from pipeline.runtime.observing.logs import configure_logging
+from pipeline.runtime.observing.watchdog import watch_event_loop
 from pipeline.settings import Settings
 
 app = typer.Typer()

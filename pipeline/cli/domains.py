@@ -16,8 +16,8 @@ from pipeline.operations import sender_domains
 from pipeline.operations.doctor.dns_records import DomainChecker
 from pipeline.operations.sender_domains import DomainReport
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.database import Pool
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 
 app = typer.Typer(help="The domains from which tenants send, verified by DNS.", no_args_is_help=True)

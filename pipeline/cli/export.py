@@ -13,8 +13,8 @@ from pipeline.dialects import api_v1, api_v1_query
 from pipeline.errors import Refused
 from pipeline.exports.chunks import export_chunks
 from pipeline.exports.request import ExportFormat, ExportKind, ExportRequest
-from pipeline.runtime.database import Pool
-from pipeline.runtime.signing import canonical_address
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.secrets.signing import canonical_address
 from pipeline.settings import Settings
 from projections.history_queries import Connection, latest_projected_time
 

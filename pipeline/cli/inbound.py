@@ -11,8 +11,8 @@ from pipeline.cli.context import console, run_with_kafka
 from pipeline.errors import LogUnavailable
 from pipeline.gateway.smtp.maildir import Maildir
 from pipeline.runtime.bootstrap import wall_clock
-from pipeline.runtime.kafka import open_kafka_log
-from pipeline.runtime.secret_ring import has_secret, secret_ring
+from pipeline.runtime.kafka.log import open_kafka_log
+from pipeline.runtime.secrets.secret_ring import has_secret, secret_ring
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
 from pipeline.webhooks.token_readers import token_readers

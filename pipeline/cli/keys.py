@@ -30,7 +30,7 @@ from pipeline.cli.context import (
 )
 from pipeline.errors import NotFound, Refused
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 
 app = typer.Typer(help="A tenant's API keys; only their hashes are stored.", no_args_is_help=True)
 

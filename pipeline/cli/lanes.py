@@ -12,7 +12,7 @@ from pipeline.cli.context import ReasonOption, cell, console, run_change, run_wi
 from pipeline.errors import NotFound
 from pipeline.operations import lanes as operations
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from projections.pending_conversions import lane_of
 
 app = typer.Typer(help="Each brand's lane in a queue: its jobs, pause and breaker.", no_args_is_help=True)

@@ -22,7 +22,7 @@ from pipeline.dispatch.transports.registry import configuration_problem
 from pipeline.errors import Refused
 from pipeline.operations.checks.webhook_keys import webhook_key_problem
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.secrets.secret_ring import secret_ring
 
 app = typer.Typer(help="Providers that send our mail: SMTP servers and email services.", no_args_is_help=True)
 

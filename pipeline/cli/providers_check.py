@@ -10,8 +10,8 @@ from pipeline import admin
 from pipeline.cli import providers
 from pipeline.cli.context import console, run_with_pool
 from pipeline.operations.checks.finding import Finding
-from pipeline.runtime.database import Pool
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 
 app = providers.app

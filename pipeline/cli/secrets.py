@@ -20,17 +20,17 @@ from pipeline.cli.context import (
     table,
 )
 from pipeline.errors import InvalidSettings
-from pipeline.runtime.database import open_database
 from pipeline.runtime.environment import read_secret_file
+from pipeline.runtime.postgres.database import open_database
 from pipeline.runtime.private_files import replace_file
-from pipeline.runtime.secret_fingerprints import (
+from pipeline.runtime.secrets.secret_fingerprints import (
     SecretFingerprint,
     accept_secrets,
     fingerprints_of,
     known_fingerprints,
     secrets_problem,
 )
-from pipeline.runtime.secret_ring import ADDRESSES_ID, NamedSecret, SecretRing, parse_secrets, secret_ring
+from pipeline.runtime.secrets.secret_ring import ADDRESSES_ID, NamedSecret, SecretRing, parse_secrets, secret_ring
 from pipeline.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Show and replace the secrets that sign tokens and seal credentials.")

@@ -16,7 +16,7 @@ from pipeline.content.localizations import Localizer
 from pipeline.errors import NotFound, Refused
 from pipeline.operations.pending import format_time
 from pipeline.runtime.bootstrap import Runtime, wall_clock
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from projections import templates
 from topics.templates import LOCALIZATIONS_NAME, Template
 

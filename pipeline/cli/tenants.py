@@ -23,7 +23,7 @@ from pipeline.errors import Refused
 from pipeline.operations import tenant_deletion
 from pipeline.operations.tenant_deletion import TenantDeletion
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 
 app = typer.Typer(help="Tenants: the customers of this installation, who may send.", no_args_is_help=True)
 

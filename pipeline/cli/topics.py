@@ -9,8 +9,8 @@ from pipeline.cli.context import command_settings, run_change_with_log, run_with
 from pipeline.errors import Refused
 from pipeline.operations.kafka_rights import RightsHolder, acl_commands, rights_of
 from pipeline.operations.skipping import skip_record
-from pipeline.runtime import topic_admin
 from pipeline.runtime.bootstrap import wall_clock
+from pipeline.runtime.kafka import topic_admin
 from pipeline.settings import Settings
 from topics.record import LogPosition
 

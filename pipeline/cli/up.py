@@ -19,10 +19,10 @@ from pipeline.devstack.sandbox.keys import public_key
 from pipeline.devstack.servers.data_dir import DataDir
 from pipeline.devstack.supervisor import Stack
 from pipeline.errors import Refused
-from pipeline.runtime.database import Pool, open_database
 from pipeline.runtime.environment import load_settings
+from pipeline.runtime.postgres.database import Pool, open_database
 from pipeline.runtime.private_files import replace_file
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 
 app = typer.Typer()

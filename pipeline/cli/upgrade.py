@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.context import run_with_database
-from pipeline.runtime import schema
+from pipeline.runtime.postgres import schema
 from pipeline.settings import Settings
 
 app = typer.Typer()

@@ -1,7 +1,7 @@
 """Convert domain names to ASCII for DNS and SMTP: IDNA 2008 with UTS #46's mapping, non-transitional. Pure.
 
-The address checks, the MIME writer and suppression keys (`pipeline.runtime.signing`) use it, so that all mean the same
-domain. The size is checked first, because IDNA's own checks take more than linear time.
+The address checks, the MIME writer and suppression keys (`pipeline.runtime.secrets.signing`) use it, so that all mean
+the same domain. The size is checked first, because IDNA's own checks take more than linear time.
 """
 
 import functools

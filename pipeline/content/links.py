@@ -22,7 +22,7 @@ from pipeline.content.markup import (
     skipped_run_pattern,
 )
 from pipeline.content.tokens import click_token, pixel_token, trap_token
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.signing import Signer
 from topics.record import EmailId
 
 _LINK_TAG_NAMES: Final = r"(?:[aA](?:[rR][eE][aA])?|[vV]:[^\t\n\f\r />]++)(?=[\t\n\f\r /])"

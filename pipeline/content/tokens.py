@@ -10,7 +10,7 @@ import uuid
 from typing import Final
 
 from pipeline.errors import InvalidSignatureError
-from pipeline.runtime.signing import Signer, sign_token, verify_token
+from pipeline.runtime.secrets.signing import Signer, sign_token, verify_token
 from topics.record import EmailId
 
 UUID_BYTES: Final = 16

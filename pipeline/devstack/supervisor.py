@@ -20,11 +20,11 @@ from pipeline.devstack.servers.orphans import PidFiles
 from pipeline.devstack.servers.process import Program, StartupFailed
 from pipeline.devstack.servers.restarter import Restarter
 from pipeline.devstack.servers.threads import run_in_background
-from pipeline.runtime import topic_admin
 from pipeline.runtime.bootstrap import check_role_settings
 from pipeline.runtime.environment import environment_of
-from pipeline.runtime.schema import migrate_database
-from pipeline.runtime.secret_ring import has_secret
+from pipeline.runtime.kafka import topic_admin
+from pipeline.runtime.postgres.schema import migrate_database
+from pipeline.runtime.secrets.secret_ring import has_secret
 from pipeline.settings import Settings
 
 # The sum must be below the 10 seconds within which Ctrl-C stops everything.

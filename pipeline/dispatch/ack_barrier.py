@@ -13,9 +13,9 @@ from aiokafka.errors import KafkaError
 from pipeline.dispatch.intake import SQL
 from pipeline.errors import LogUnavailable
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import discover_partitions
-from pipeline.runtime.kafka_clients import create_consumer, start_client
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.kafka.clients import create_consumer, start_client
+from pipeline.runtime.kafka.log import discover_partitions
+from pipeline.runtime.observing.logs import get_logger
 from topics.registry import PROVIDER_ACKS
 
 LOST_LOG_INTERVAL_S: Final = 1.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.dispatch.attempt import SendAttempt
 from pipeline.jobs.job import EndpointHealth, JobResult, bury
-from pipeline.runtime.append import AppendGate, append_until_confirmed
+from pipeline.runtime.kafka.append import AppendGate, append_until_confirmed
 from pipeline.runtime.ports import Clock, Log, LogEntry
 from topics.acks import Ack, Failed
 from topics.dead_letters import DeadLetter, dead_letter

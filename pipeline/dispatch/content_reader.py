@@ -17,8 +17,8 @@ from aiokafka.errors import KafkaError
 from pipeline.content.chunks import unpack_content, unpacked_bytes
 from pipeline.errors import LogUnavailable, Unrecognised
 from pipeline.runtime.batching_loader import BatchLoader
-from pipeline.runtime.kafka import discover_partitions, topic_partition
-from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
+from pipeline.runtime.kafka.clients import create_consumer, get_records, start_client
+from pipeline.runtime.kafka.log import discover_partitions, topic_partition
 from pipeline.settings import Settings
 from topics.codec import NewerRecord, Undecodable, decode
 from topics.contents import ContentChunk, MessageContent

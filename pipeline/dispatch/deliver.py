@@ -31,9 +31,9 @@ from pipeline.jobs.engine import Lease
 from pipeline.jobs.job import DONE, UNHEALTHY, EndpointHealth, Job, JobResult, hold, release
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER, FairThreads
-from pipeline.runtime.logs import get_logger
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.runtime.kafka.skipped_records import SkippedRecords
+from pipeline.runtime.observing.logs import get_logger
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.suppressions.queries import SuppressionQueries
 from topics.acks import Acked, Dropped
 from topics.codec import NewerRecord, decode

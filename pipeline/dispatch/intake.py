@@ -20,14 +20,14 @@ from prometheus_client import Histogram
 from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.dispatch.parse import IntakeRows, parse_records
 from pipeline.jobs.store import storable_error
-from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import discover_partitions
-from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
-from pipeline.runtime.leader import ReaderOffsets, run_as_leader
-from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
-from pipeline.runtime.skipped_records import SkippedRecords
-from pipeline.runtime.tracing import Tracer, batch_attributes, contexts_of, email_ids_of
+from pipeline.runtime.kafka.append import append_until_confirmed
+from pipeline.runtime.kafka.clients import create_consumer, get_records, start_client
+from pipeline.runtime.kafka.log import discover_partitions
+from pipeline.runtime.kafka.reader_progress import ReaderProgress, observe_reader
+from pipeline.runtime.kafka.skipped_records import SkippedRecords
+from pipeline.runtime.observing.tracing import Tracer, batch_attributes, contexts_of, email_ids_of
+from pipeline.runtime.postgres.leader import ReaderOffsets, run_as_leader
 from projections.sql import SqlQueries
 from topics.registry import PROVIDER_ACKS, SEND_REQUESTS
 

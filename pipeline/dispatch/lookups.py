@@ -8,8 +8,8 @@ from pipeline.admin import Provider
 from pipeline.dispatch.intake import SQL
 from pipeline.dispatch.routing.routes import BrandRouting, get_brand_routing
 from pipeline.runtime.batching_loader import BatchLoader
-from pipeline.runtime.database import Pool
-from pipeline.runtime.secret_ring import SecretRing
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.secrets.secret_ring import SecretRing
 from pipeline.runtime.ttl_cache import DECISION_TTL_S, MAX_DECISIONS, TTLCache
 from pipeline.suppressions.queries import SuppressionLookup, SuppressionQueries
 from topics.record import EmailId

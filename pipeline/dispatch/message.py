@@ -16,8 +16,8 @@ from pipeline.content.text import with_text_part
 from pipeline.content.tokens import echo_tag, message_id_header, unsubscribe_address, unsubscribe_token, verp_address
 from pipeline.dispatch.transports.base import SmtpEnvelope
 from pipeline.dispatch.transports.correlation_headers import correlation_headers
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from topics.contents import MessageContent
 from topics.record import Millis

@@ -13,9 +13,9 @@ from aiokafka.errors import KafkaError
 
 from pipeline.dispatch.content_reader import START_TIMEOUT_S, ContentReader
 from pipeline.errors import LogUnavailable, Unrecognised
-from pipeline.runtime.kafka import topic_partition
-from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.kafka.clients import create_consumer, get_records, start_client
+from pipeline.runtime.kafka.log import topic_partition
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.settings import Settings
 from topics.contents import MessageContent
 from topics.record import Millis

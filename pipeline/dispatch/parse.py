@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.kafka.consumed import ConsumedRecord
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.codec import NewerRecord, Undecodable, decode
 from topics.registry import PROVIDER_ACKS, SEND_REQUESTS, Topic

@@ -16,12 +16,12 @@ from pipeline.emit.http import ConversionClient, ConversionResponse
 from pipeline.jobs.engine import Lease
 from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, bury, release, retry
 from pipeline.jobs.retry import next_delay
-from pipeline.runtime.append import AppendGate, append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
+from pipeline.runtime.kafka.append import AppendGate, append_until_confirmed
+from pipeline.runtime.observing.tracing import HEADER, current_span
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.tracing import HEADER, current_span
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.runtime.ttl_cache import DECISION_TTL_S, MAX_DECISIONS, TTLCache
 from projections.pending_conversions import PendingConversion, decode_conversion
 from topics.conversions import ConversionOutcome, ConversionResult

@@ -10,10 +10,10 @@ from pipeline.jobs.engine import JobEngine
 from pipeline.jobs.retention import expiring_jobs
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.conninfo import session_conninfo
-from pipeline.runtime.logs import get_logger
-from pipeline.runtime.retention import run_retention
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.observing.logs import get_logger
+from pipeline.runtime.postgres.conninfo import session_conninfo
+from pipeline.runtime.postgres.retention import run_retention
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.runtime.tasks import run_loops
 from topics.registry import CONVERSION_RESULTS
 

@@ -1,7 +1,7 @@
 """The emitter's Prometheus metrics, beside those that every role has."""
 
 from pipeline.jobs.metrics import JobMetrics
-from pipeline.runtime.role_metrics import RoleMetrics
+from pipeline.runtime.observing.role_metrics import RoleMetrics
 
 
 class EmitMetrics(RoleMetrics):

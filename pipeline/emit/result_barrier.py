@@ -15,9 +15,9 @@ from aiokafka.errors import KafkaError
 
 from pipeline.errors import LogUnavailable
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import discover_partitions
-from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.kafka.clients import create_consumer, get_records, start_client
+from pipeline.runtime.kafka.log import discover_partitions
+from pipeline.runtime.observing.logs import get_logger
 from projections import sink
 from projections.columns import is_storable_id
 from projections.pending_conversions import JOB_STATE_BY_OUTCOME

@@ -13,9 +13,9 @@ from pipeline.exports.chunks import ReadHistory, export_chunks
 from pipeline.exports.request import ExportChunk
 from pipeline.exports.store import LEASE_S, REMEMBERED_DAYS, SQL, ClaimedExport, ExportStore
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
-from pipeline.runtime.logs import get_logger
-from pipeline.runtime.retention import ExpiringRows
+from pipeline.runtime.observing.logs import get_logger
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS
+from pipeline.runtime.postgres.retention import ExpiringRows
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.runtime.tasks import cancel_tasks, run_unless
 from projections.email_queries import EmailQueryTimeout

@@ -11,7 +11,7 @@ import msgspec
 
 from pipeline.errors import LeaseLost
 from pipeline.exports.request import ExportChunk, ExportRequest
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from projections.email_listing import EmailPosition
 from projections.sql import SqlQueries
 from projections.text import storable_text

@@ -36,8 +36,8 @@ from pipeline.gateway.routes import (
     webhooks,
 )
 from pipeline.gateway.state import GatewayState
+from pipeline.runtime.observing.tracing import HEADER, NO_SPAN, NO_TRACER, Span, Tracer
 from pipeline.runtime.ports import NewId
-from pipeline.runtime.tracing import HEADER, NO_SPAN, NO_TRACER, Span, Tracer
 
 _SURFACE_BY_FIRST_SEGMENT: Final = {
     "channels": "batch",

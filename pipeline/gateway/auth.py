@@ -15,7 +15,7 @@ from pipeline.gateway.request_body import OWNER_SCOPE_KEY
 from pipeline.gateway.route_scopes import ROUTE_SCOPES
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER
-from pipeline.runtime.logs import bind_log_fields
+from pipeline.runtime.observing.logs import bind_log_fields
 
 WHERE: Final = "X-Api-Key"
 """The place that errors about keys name, also where the key came in another header."""

@@ -14,7 +14,7 @@ from yarl import URL
 
 from pipeline.errors import InvalidSignatureError, RecoverableError
 from pipeline.runtime.http_body import read_bounded
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.runtime.ttl_cache import TTLCache
 
 FETCH_TIMEOUT_S: Final = 5.0

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pipeline.gateway.client_info import ClientInfoReader, site_of
 from pipeline.gateway.headers import RETRY_SOON, SECURITY_HEADERS
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 
 MAX_REQUEST_LINE_BYTES: Final = 32_768
 """More than servers usually accept, because our links contain their target in the path."""

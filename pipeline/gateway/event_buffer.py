@@ -12,8 +12,8 @@ from typing import Final
 
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.spool import Spool
+from pipeline.runtime.observing.tracing import NO_TRACER, Tracer, email_attributes
 from pipeline.runtime.ports import Log, LogEntry
-from pipeline.runtime.tracing import NO_TRACER, Tracer, email_attributes
 from topics.events import DeliveryEvent
 from topics.registry import DELIVERY_EVENTS
 

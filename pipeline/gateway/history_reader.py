@@ -10,8 +10,8 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from pipeline.runtime.ttl_cache import TTLCache
 from projections.history_queries import latest_projected_time, replay_age_s
 from topics.record import Millis

@@ -7,7 +7,7 @@ append failed is used again by the repeated request, which has the same fingerpr
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from projections.sql import SqlQueries
 from topics.ids import fingerprint
 from topics.record import EmailId, Millis

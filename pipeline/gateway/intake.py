@@ -18,9 +18,9 @@ from pipeline.gateway.auth import suspension_problem
 from pipeline.gateway.problems import HttpProblem
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
+from pipeline.runtime.observing.tracing import current_span, email_attributes
 from pipeline.runtime.ports import Log, LogEntry
-from pipeline.runtime.tracing import current_span, email_attributes
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS
 from topics.contents import ContentChunk, MessageContent
 from topics.record import EmailId, LogPosition
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS

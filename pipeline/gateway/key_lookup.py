@@ -22,8 +22,8 @@ from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.rate_limit import TokenBucket
 from pipeline.runtime.batching_loader import BatchLoader
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from pipeline.runtime.ttl_cache import TTLCache
 from topics.record import Millis
 

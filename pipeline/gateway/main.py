@@ -6,7 +6,7 @@ import aiohttp
 
 from pipeline.gateway.certificates import ConnectorFactory
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.database import open_second_pool, open_standby
+from pipeline.runtime.postgres.database import open_second_pool, open_standby
 
 STANDBY_MAX_CONNECTIONS: Final = 6
 """Connections to the standby at once, as many as a role has to the primary."""

@@ -12,8 +12,8 @@ from typing import Final
 from prometheus_client import Gauge
 
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
-from pipeline.runtime.role_metrics import RoleMetrics
+from pipeline.runtime.observing.role_metrics import RoleMetrics
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from projections.sql import SqlQueries
 
 SQL = SqlQueries(Path(__file__).with_name("metrics.sql"))

@@ -7,7 +7,7 @@ key, so it is worth nothing once the key is revoked or has expired, and has the 
 from typing import Final, Literal
 
 from pipeline.errors import InvalidSignatureError
-from pipeline.runtime.signing import Signer, sign_token, verify_token
+from pipeline.runtime.secrets.signing import Signer, sign_token, verify_token
 from topics.record import Millis
 
 TokenKind = Literal["access", "refresh"]

@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 
 from pipeline.errors import DatabaseUnavailable, LogUnavailable, Refused
 from pipeline.gateway.headers import RETRY_SOON
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 

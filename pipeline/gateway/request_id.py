@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from pipeline.runtime.fair_threads import CURRENT_CALLER
-from pipeline.runtime.logs import bind_log_fields, clear_log_fields
+from pipeline.runtime.observing.logs import bind_log_fields, clear_log_fields
 from pipeline.runtime.ports import NewId
 
 HEADER: Final = "X-Request-Id"

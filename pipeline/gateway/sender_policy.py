@@ -2,7 +2,7 @@
 
 from pipeline import admin
 from pipeline.admin import SenderRules, Tenant
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from pipeline.runtime.ttl_cache import DECISION_TTL_S, MAX_DECISIONS, TTLCache
 from topics.requests import Mailbox
 

@@ -23,11 +23,11 @@ from pipeline.gateway.console.own_port import ConsolePort
 from pipeline.gateway.smtp.listener import smtp_listener
 from pipeline.gateway.state import GatewayState, make_gateway_state
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.database import Pool
 from pipeline.runtime.fair_threads import FairThreads
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.postgres.retention import run_retention
 from pipeline.runtime.private_files import make_private_folder, replace_file
-from pipeline.runtime.retention import run_retention
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.runtime.tasks import cancel_tasks
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS

@@ -12,7 +12,7 @@ from typing import Final
 
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.spool_files import SpoolSegments
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.runtime.ports import Log, LogEntry, NewId
 from pipeline.runtime.sleep import sleep_unless
 from topics.codec import NewerRecord, Undecodable, decode, encode

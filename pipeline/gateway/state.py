@@ -23,10 +23,10 @@ from pipeline.gateway.tenant_limits import TenantLimits
 from pipeline.gateway.tenant_questions import TenantQuestions
 from pipeline.gateway.webhook_record import REQUEST_MAX_BYTES
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.database import Pool
 from pipeline.runtime.ports import Log, LogEntry
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.webhooks.token_readers import token_readers
 from topics.record import LogPosition
 

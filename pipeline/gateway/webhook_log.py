@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import InvalidSignatureError
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from pipeline.webhooks.signatures import MAX_AHEAD_S
 from projections.sql import SqlQueries
 from topics.record import Millis

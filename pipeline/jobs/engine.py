@@ -18,10 +18,10 @@ from pipeline.jobs.metrics import JobMetrics
 from pipeline.jobs.notify import listen
 from pipeline.jobs.retry import next_delay
 from pipeline.jobs.store import ClaimLimits, JobStore, Settlement, notify_channel
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
-from pipeline.runtime.logs import bind_log_fields, get_logger
+from pipeline.runtime.observing.logs import bind_log_fields, get_logger
+from pipeline.runtime.observing.tracing import NO_TRACER, Attribute, Tracer
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.tasks import cancel_tasks, run_unless
-from pipeline.runtime.tracing import NO_TRACER, Attribute, Tracer
 
 logger = get_logger(__name__)
 

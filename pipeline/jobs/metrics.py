@@ -1,7 +1,7 @@
 """The metrics of a job queue's worker, which the dispatcher and the emitter have."""
 
 from pipeline.jobs.job import JobResult, JobState
-from pipeline.runtime.role_metrics import RoleMetrics
+from pipeline.runtime.observing.role_metrics import RoleMetrics
 
 LOST = "lost"
 

@@ -6,7 +6,7 @@ import contextlib
 import psycopg
 from psycopg import sql
 
-from pipeline.runtime.database import check_writable
+from pipeline.runtime.postgres.database import check_writable
 
 PING_INTERVAL_S = 5.0
 """Seconds between checks of the connection."""

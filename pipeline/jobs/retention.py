@@ -4,7 +4,7 @@ Open jobs never expire, and neither do `unknown` ones: they wait for the decisio
 """
 
 from pipeline.jobs.store import SQL
-from pipeline.runtime.retention import ExpiringRows
+from pipeline.runtime.postgres.retention import ExpiringRows
 from pipeline.settings import Settings
 
 

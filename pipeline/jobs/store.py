@@ -15,7 +15,7 @@ import psycopg
 from pipeline.errors import DatabaseReplaced, LeaseLost
 from pipeline.jobs.job import UNHEALTHY, EndpointHealth, Job, JobResult
 from pipeline.jobs.retry import Breaker, after_failures
-from pipeline.runtime.database import Pool, autocommit_connection
+from pipeline.runtime.postgres.database import Pool, autocommit_connection
 from projections.sql import SqlQueries
 from projections.text import storable_text
 

@@ -9,7 +9,7 @@ import msgspec
 from aiokafka.errors import KafkaError
 
 from pipeline.errors import LogUnavailable, NotFound
-from pipeline.runtime.topic_reader import open_topic_reader
+from pipeline.runtime.kafka.topic_reader import open_topic_reader
 from pipeline.settings import Settings
 from topics.actions import OperatorAction
 from topics.record import Millis

@@ -13,9 +13,9 @@ from pipeline.errors import NotFound
 from pipeline.jobs.store import SQL, notify_channel
 from pipeline.operations.originals import original_record
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
+from pipeline.runtime.kafka.topic_reader import open_topic_reader
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.topic_reader import open_topic_reader
 from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.dead_letters import DeadLetter
 from topics.ids import event_id

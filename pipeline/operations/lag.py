@@ -17,7 +17,7 @@ from pipeline.dispatch.correlation.parked import SQL as CORRELATION
 from pipeline.errors import LogUnavailable
 from pipeline.project.main import consumer_group
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka_clients import create_admin, create_consumer, start_client
+from pipeline.runtime.kafka.clients import create_admin, create_consumer, start_client
 from projections.history_queries import SQL
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES, FACT_TOPICS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS, Topic
 

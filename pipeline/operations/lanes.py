@@ -10,7 +10,7 @@ from pipeline.dispatch.routing.health import QUEUE as PROVIDERS
 from pipeline.errors import Refused
 from pipeline.jobs.store import SQL, ClaimLimits, JobStore
 from pipeline.operations.dead_letters import QUEUES
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from projections.pending_conversions import lane_of
 
 LANE_QUEUES: Final = (*QUEUES, PROVIDERS)

@@ -13,8 +13,8 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from pipeline import admin
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import topic_partition
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka.clients import create_consumer
+from pipeline.runtime.kafka.log import topic_partition
 from pipeline.worker.fold import evolve
 from projections.columns import is_storable_id
 from projections.history_queries import EmailHistory

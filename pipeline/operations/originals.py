@@ -4,8 +4,8 @@ from aiokafka import TopicPartition
 
 from pipeline.errors import NotFound, Refused
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES, discover_partitions, topic_partition
-from pipeline.runtime.kafka_clients import create_consumer, start_client
+from pipeline.runtime.kafka.clients import create_consumer, start_client
+from pipeline.runtime.kafka.log import MAX_REQUEST_BYTES, discover_partitions, topic_partition
 from pipeline.settings import Settings
 from topics.codec import Undecodable, decode
 from topics.dead_letters import DeadLetter

@@ -20,12 +20,12 @@ from pipeline.errors import PermanentError
 from pipeline.project.main import make_sink
 from pipeline.project.partition import TRANSACTION_MAX_RECORDS, FetchedRecords, write_records
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.conninfo import session_conninfo
-from pipeline.runtime.database import connect_session
-from pipeline.runtime.kafka import topic_partition
-from pipeline.runtime.kafka_clients import create_consumer
-from pipeline.runtime.leader import hold_command_lock
-from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.runtime.kafka.clients import create_consumer
+from pipeline.runtime.kafka.log import topic_partition
+from pipeline.runtime.kafka.skipped_records import SkippedRecords
+from pipeline.runtime.postgres.conninfo import session_conninfo
+from pipeline.runtime.postgres.database import connect_session
+from pipeline.runtime.postgres.leader import hold_command_lock
 from projections import swap
 from projections.locks import session_lock
 from projections.sink import SWAP_LOCK, TOPIC, ChangeBatch, Sink

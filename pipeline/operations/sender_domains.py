@@ -14,8 +14,8 @@ from pipeline.content.dkim import DkimKey
 from pipeline.operations.doctor.dns_records import DnsUnavailable, DomainChecker
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, warn
 from pipeline.operations.doctor.mail_dns import read_identities
-from pipeline.runtime.database import Pool
-from pipeline.runtime.secret_ring import SecretRing
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.secrets.secret_ring import SecretRing
 
 
 class DomainReport(msgspec.Struct, frozen=True):

@@ -4,10 +4,10 @@ from typing import Final
 
 from pipeline.errors import NotFound, Refused
 from pipeline.operations.originals import read_record
-from pipeline.runtime.consumed import ConsumedRecord
-from pipeline.runtime.kafka import append_all, open_kafka_log
+from pipeline.runtime.kafka.consumed import ConsumedRecord
+from pipeline.runtime.kafka.log import append_all, open_kafka_log
+from pipeline.runtime.kafka.skipped_records import SKIPPED, SkippedRecords
 from pipeline.runtime.ports import Clock, LogEntry
-from pipeline.runtime.skipped_records import SKIPPED, SkippedRecords
 from pipeline.settings import Settings
 from topics.codec import NewerRecord, require_known_version
 from topics.record import LogPosition

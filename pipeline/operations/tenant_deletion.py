@@ -22,9 +22,9 @@ from pipeline.operations.backup.contents import OWNED_TABLES, REBUILT_TABLES
 from pipeline.operations.rebuild import REBUILD_LOCK_ID
 from pipeline.operations.renormalize.preconditions import CORRELATION, CatchUpStages, wait_until_caught_up
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.conninfo import session_conninfo
-from pipeline.runtime.leader import hold_command_lock
-from pipeline.runtime.schema import other_processes
+from pipeline.runtime.postgres.conninfo import session_conninfo
+from pipeline.runtime.postgres.leader import hold_command_lock
+from pipeline.runtime.postgres.schema import other_processes
 from projections.locks import session_lock
 from projections.sink import SWAP_LOCK
 from projections.sql import SqlQueries

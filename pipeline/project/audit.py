@@ -18,8 +18,8 @@ import psycopg
 from pipeline.errors import RoleStopped
 from pipeline.project.metrics import ProjectMetrics
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.logs import get_logger
-from pipeline.runtime.partitioner import partition_of_key
+from pipeline.runtime.kafka.partitioner import partition_of_key
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.runtime.tasks import run_unless
 from projections.history_queries import latest_projected_time, partition_times

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import psycopg
 
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.tasks import cancel_tasks
 from projections.sink import ChangeBatch
 from topics.record import EmailId

@@ -14,14 +14,14 @@ from aiokafka.errors import KafkaError
 
 from pipeline.errors import LogTooShort, RecoverableError, RoleStopped
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.consumed import ConsumedRecord
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
-from pipeline.runtime.kafka import append_all, topic_partition
-from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
-from pipeline.runtime.log_marks import describe_short_log
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.kafka.clients import create_consumer, get_records, start_client
+from pipeline.runtime.kafka.consumed import ConsumedRecord
+from pipeline.runtime.kafka.log import append_all, topic_partition
+from pipeline.runtime.kafka.log_marks import describe_short_log
+from pipeline.runtime.kafka.skipped_records import SkippedRecords
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.runtime.tasks import run_unless
 from topics.codec import NewerRecord, Undecodable, decode

@@ -23,11 +23,11 @@ from pipeline.project.partition import OutageBackoff, PartitionProjector
 from pipeline.project.ticks import Ticker
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka_clients import create_consumer, start_client
-from pipeline.runtime.retention import ExpiringRows, run_retention
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import AddressHasher, canonical_address, hash_address, old_hash_of
-from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.runtime.kafka.clients import create_consumer, start_client
+from pipeline.runtime.kafka.skipped_records import SkippedRecords
+from pipeline.runtime.postgres.retention import ExpiringRows, run_retention
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import AddressHasher, canonical_address, hash_address, old_hash_of
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.runtime.tasks import cancel_tasks, run_loops, run_unless
 from pipeline.settings import Settings

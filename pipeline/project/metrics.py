@@ -7,7 +7,7 @@ one stage to the next, whichever processes had it in hand.
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from pipeline.runtime.role_metrics import DELAY_BUCKETS_S, ReaderMetrics, RoleMetrics
+from pipeline.runtime.observing.role_metrics import DELAY_BUCKETS_S, ReaderMetrics, RoleMetrics
 from topics.acks import Acked
 from topics.changes import EmailChange, Fact
 from topics.conversions import ConversionOutcome, ConversionResult

@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from pipeline.project.metrics import ProjectMetrics
 from pipeline.project.partition import PartitionProjector
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.reader_progress import observe_reader
+from pipeline.runtime.kafka.reader_progress import observe_reader
 from projections.history_queries import latest_projected_time
 from topics.registry import Topic
 

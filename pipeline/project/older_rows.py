@@ -11,7 +11,7 @@ from typing import Final
 import psycopg
 
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.runtime.sleep import sleep_unless
 from projections.sink import Sink
 

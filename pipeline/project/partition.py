@@ -13,17 +13,17 @@ from pipeline.errors import LogTooShort, LogUnavailable, PermanentError
 from pipeline.project.batch_joiner import BatchJoiner
 from pipeline.project.metrics import ProjectMetrics
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.consumed import ConsumedRecord
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
-from pipeline.runtime.kafka import append_all
-from pipeline.runtime.kafka_clients import get_records
-from pipeline.runtime.log_marks import describe_other_log, describe_short_log, find_lost_marks
-from pipeline.runtime.logs import bind_log_fields, get_logger
+from pipeline.runtime.kafka.clients import get_records
+from pipeline.runtime.kafka.consumed import ConsumedRecord
+from pipeline.runtime.kafka.log import append_all
+from pipeline.runtime.kafka.log_marks import describe_other_log, describe_short_log, find_lost_marks
+from pipeline.runtime.kafka.reader_progress import ReaderProgress
+from pipeline.runtime.kafka.skipped_records import SkippedRecords
+from pipeline.runtime.observing.logs import bind_log_fields, get_logger
+from pipeline.runtime.observing.tracing import batch_attributes, contexts_of, email_ids_of
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.reader_progress import ReaderProgress
-from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.sleep import sleep_unless
-from pipeline.runtime.tracing import batch_attributes, contexts_of, email_ids_of
 from projections.columns import is_storable_id
 from projections.log_mark import last_mark
 from projections.sink import ChangeBatch, Connection, OffsetConflict, Sink

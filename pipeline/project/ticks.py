@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.sleep import sleep_unless
 from projections.history_queries import partition_times
 from topics.changes import Tick

@@ -12,20 +12,20 @@ import uuid_utils
 
 from pipeline.errors import InvalidSettings
 from pipeline.runtime import crashpoints
-from pipeline.runtime.database import Pool
-from pipeline.runtime.kafka import KafkaLog, open_kafka_log
-from pipeline.runtime.kafka_security import check_security
-from pipeline.runtime.log_compression import open_compression
-from pipeline.runtime.logs import configure_logging
-from pipeline.runtime.ops_server import observe_role
+from pipeline.runtime.kafka.log import KafkaLog, open_kafka_log
+from pipeline.runtime.kafka.log_compression import open_compression
+from pipeline.runtime.kafka.security import check_security
+from pipeline.runtime.observing.logs import configure_logging
+from pipeline.runtime.observing.ops_server import observe_role
+from pipeline.runtime.observing.role_health import RoleHealth, find_server_problems
+from pipeline.runtime.observing.role_tracing import open_tracing
+from pipeline.runtime.observing.tracing import NO_TRACER, Tracer
 from pipeline.runtime.ports import Clock, NewId
-from pipeline.runtime.role_health import RoleHealth, find_server_problems
-from pipeline.runtime.role_tracing import open_tracing
-from pipeline.runtime.schema import read_feature_level
-from pipeline.runtime.secret_fingerprints import open_checked_database
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.postgres.schema import read_feature_level
+from pipeline.runtime.secrets.secret_fingerprints import open_checked_database
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.runtime.startup import stop_at_signals, wait_until_available
-from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
 
 

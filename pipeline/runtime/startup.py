@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from aiokafka.errors import KafkaError
 
 from pipeline.errors import ClientRefused, DatabaseUnavailable, LogUnavailable
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.runtime.tasks import run_unless
 
 RETRY_INTERVAL_S: Final = 2.0

@@ -17,7 +17,7 @@ import msgspec
 from pipeline.admin.actions import OperatorChange
 from pipeline.errors import NotFound, Refused
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import Log, LogEntry
 from pipeline.suppressions.import_file import ADDRESS_HASH_PATTERN, ImportedAddress, RejectedLine, name_problem
 from pipeline.suppressions.queries import AddressHashes, SuppressionQueries

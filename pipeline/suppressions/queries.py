@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.database import autocommit_connection
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import AddressHasher, hash_address, old_hash_of
+from pipeline.runtime.postgres.database import autocommit_connection
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import AddressHasher, hash_address, old_hash_of
 from pipeline.settings import Settings
 from projections import suppressions
 from projections.suppression_rules import AddressKey, OldAddressHash, Suppression, SuppressionRule

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from pipeline.errors import NotFound, Uncorrelated, Unrecognised
-from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.kafka.consumed import ConsumedRecord
 from pipeline.runtime.ports import LogEntry
 from pipeline.webhooks import bots
 from pipeline.webhooks.base import UNCORRELATED, Adapter, EventContext, TokenReaders

@@ -6,8 +6,8 @@ webhook and then discards it, so that a check leaves nothing on the log.
 
 from typing import Final
 
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import Signer
 
 HEADER: Final = "x-mailfold-check"
 MAX_AGE_MS: Final = 60_000

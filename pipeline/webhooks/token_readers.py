@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from pipeline.content import tokens
 from pipeline.errors import InvalidSignatureError
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.webhooks.base import TokenReader, TokenReaders
 from topics.record import EmailId
 

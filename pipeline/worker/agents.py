@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from pipeline.errors import TooManyDeadLetters
-from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.kafka.consumed import ConsumedRecord
 from pipeline.runtime.ports import Clock
 from pipeline.webhooks.base import TokenReaders
 from pipeline.webhooks.normalize import EncodedRecord, normalized_records

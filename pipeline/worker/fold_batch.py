@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.kafka.consumed import ConsumedRecord
 from pipeline.worker.fold import evolve
 from topics.changes import EncodedAppliedFact, EncodedEmailChange, Fact
 from topics.codec import NewerRecord, Undecodable, decode_with_raw, encode, encode_parts

@@ -9,16 +9,17 @@ import sys
 import uvloop
 
 from pipeline.errors import DatabaseUnavailable, MailfoldError, RoleStopped
-from pipeline.runtime import crashpoints, topic_admin
+from pipeline.runtime import crashpoints
 from pipeline.runtime.bootstrap import check_role_settings, wall_clock
-from pipeline.runtime.log_compression import LogCompression, open_compression
-from pipeline.runtime.logs import configure_logging, get_logger
-from pipeline.runtime.ops_server import observe_role
-from pipeline.runtime.role_health import RoleHealth
-from pipeline.runtime.role_tracing import open_tracing
-from pipeline.runtime.schema import read_feature_level
-from pipeline.runtime.secret_fingerprints import open_checked_database
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.kafka import topic_admin
+from pipeline.runtime.kafka.log_compression import LogCompression, open_compression
+from pipeline.runtime.observing.logs import configure_logging, get_logger
+from pipeline.runtime.observing.ops_server import observe_role
+from pipeline.runtime.observing.role_health import RoleHealth
+from pipeline.runtime.observing.role_tracing import open_tracing
+from pipeline.runtime.postgres.schema import read_feature_level
+from pipeline.runtime.secrets.secret_fingerprints import open_checked_database
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.runtime.startup import STOP_SIGNALS, stop_at_signals, wait_until_available
 from pipeline.settings import Settings
 from pipeline.webhooks.token_readers import token_readers

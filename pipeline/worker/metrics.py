@@ -1,6 +1,6 @@
 """The worker's Prometheus metrics, beside those that every role has."""
 
-from pipeline.runtime.role_metrics import ReaderMetrics, RoleMetrics
+from pipeline.runtime.observing.role_metrics import ReaderMetrics, RoleMetrics
 
 
 class WorkerMetrics(RoleMetrics):

@@ -10,7 +10,7 @@ What the fold writes is in one transaction with the offsets of its facts. A webh
 events again, and repeats change nothing. `worker.main` builds it.
 """
 
-from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.runtime.kafka.skipped_records import SkippedRecords
 from pipeline.worker.agents import FactFolder, Normalizer
 from pipeline.worker.expiry import StateExpiry
 from pipeline.worker.normalizing.backlog import NormalizingBacklog

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.content import tokens
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from tests.abuse import inputs
 from tests.abuse.stack import FOREIGN_TOPIC_PROVIDER, HOSTILE, Running
 from tests.support.fasttrack import activity, message

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from tests.abuse.stack import INNOCENT, Running
 from tests.support.echoes import echoed
 from tests.support.fasttrack import activity, message

@@ -16,8 +16,8 @@ from pipeline import admin
 from pipeline.cli.up import create_defaults
 from pipeline.devstack.sandbox.keys import SIGNATURE_HEADER, TIMESTAMP_HEADER, private_key, sign
 from pipeline.devstack.supervisor import Stack
-from pipeline.runtime.database import Pool, open_database
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.postgres.database import Pool, open_database
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
 

@@ -1,7 +1,7 @@
 """Run `mailfold dead` and `mailfold lanes` as a person does, on jobs that used up their attempts."""
 
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.integration.test_emit import destine, emitting, in_state, owe

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from tests.architecture.repository import ROOT, modules, text
 
 BUILDERS = {
-    "pipeline/runtime/kafka_clients.py",
-    "pipeline/runtime/kafka_diagnosis.py",  # asks the brokers once more, with the same options, when a client fails
+    "pipeline/runtime/kafka/clients.py",
+    "pipeline/runtime/kafka/diagnosis.py",  # asks the brokers once more, with the same options, when a client fails
 }
 CLIENTS = {
     *("AIOKafkaProducer", "AIOKafkaConsumer", "AIOKafkaAdminClient", "AIOKafkaClient"),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from pipeline.runtime.secret_ring import SecretRing
+from pipeline.runtime.secrets.secret_ring import SecretRing
 from tests.chaos.ledger import Arrival, Mail
 from tests.chaos.world import World
 from tests.support.echoes import echoed

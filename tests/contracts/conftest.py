@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.postgres.database import Pool, open_database
 from pipeline.settings import Settings
 
 

@@ -8,8 +8,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import NodeNotReadyError
 
-from pipeline.runtime.kafka import topic_partition
-from pipeline.runtime.kafka_clients import create_consumer, start_client
+from pipeline.runtime.kafka.clients import create_consumer, start_client
+from pipeline.runtime.kafka.log import topic_partition
 from pipeline.settings import Settings
 from topics.registry import SEND_REQUESTS
 

@@ -10,7 +10,7 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, P
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
-from pipeline.runtime.tracing import traceparent_of
+from pipeline.runtime.observing.tracing import traceparent_of
 from pipeline.worker.streaming import fetch
 from pipeline.worker.streaming.fetch import _adapt_results
 

@@ -13,8 +13,8 @@ from pipeline.jobs.engine import JobEngine, Lease
 from pipeline.jobs.job import DONE, Job, JobResult
 from pipeline.jobs.metrics import JobMetrics
 from pipeline.jobs.store import ClaimLimits, JobStore
-from pipeline.runtime.database import Pool, open_database
-from pipeline.runtime.role_metrics import RoleMetrics
+from pipeline.runtime.observing.role_metrics import RoleMetrics
+from pipeline.runtime.postgres.database import Pool, open_database
 from pipeline.settings import Settings
 from tests.support.job_rows import ask
 from tests.support.seeing import until

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from pipeline.errors import DatabaseUnavailable
 from pipeline.runtime import startup
-from pipeline.runtime.database import (
+from pipeline.runtime.postgres.database import (
     DATABASE_UNAVAILABLE_ERRORS,
     Pool,
     autocommit_connection,

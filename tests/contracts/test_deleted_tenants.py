@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import admin
 from pipeline.errors import Refused
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from projections import suppressions, templates
 from projections.sink import Connection, Sink
 from tests.contracts.test_sink import hashed, project

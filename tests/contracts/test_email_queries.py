@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.runtime.signing import AddressHasher, canonical_address, hash_address
+from pipeline.runtime.secrets.signing import AddressHasher, canonical_address, hash_address
 from projections import email_queries
 from projections.email_facets import EmailFact
 from projections.email_listing import (

@@ -7,7 +7,7 @@ import pytest
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from pydantic import SecretStr
 
-from pipeline.runtime.kafka_security import security_options
+from pipeline.runtime.kafka.security import security_options
 from pipeline.settings import Settings
 from pipeline.worker.streaming.app import WorkerFlow
 from pipeline.worker.streaming.credentials import broker_credentials

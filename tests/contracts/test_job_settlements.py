@@ -3,7 +3,7 @@
 import uuid
 
 from pipeline.jobs.job import DONE, EndpointHealth, release, retry
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from tests.support.job_rows import INSERT_JOBS, ask, emit_store
 
 

@@ -8,7 +8,7 @@ import pytest
 from pipeline import admin
 from pipeline.jobs.job import DONE, Job
 from pipeline.jobs.store import ClaimLimits, JobStore
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from tests.support.job_rows import INSERT_JOBS, ask, emit_store
 
 

@@ -17,8 +17,8 @@ from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, bury, hold, 
 from pipeline.jobs.metrics import JobMetrics
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import wall_clock
-from pipeline.runtime.database import Pool, open_database
-from pipeline.runtime.role_metrics import RoleMetrics
+from pipeline.runtime.observing.role_metrics import RoleMetrics
+from pipeline.runtime.postgres.database import Pool, open_database
 from pipeline.settings import Settings
 from tests.support.job_rows import ask
 from tests.support.seeing import until

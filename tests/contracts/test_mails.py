@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.dialects import rql
 from pipeline.dialects.extrahorizon_listing import MAIL_FIELDS, QUEUED_MAIL_FIELDS
 from pipeline.errors import Refused
-from pipeline.runtime.signing import AddressHasher, hash_address
+from pipeline.runtime.secrets.signing import AddressHasher, hash_address
 from projections import mails
 from projections.listing_query import ListingQuery
 from projections.sink import ChangeBatch, Connection, Sink

@@ -7,7 +7,7 @@ from aiokafka.partitioner import murmur2 as theirs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.runtime.partitioner import murmur2, partition_of_key
+from pipeline.runtime.kafka.partitioner import murmur2, partition_of_key
 from topics import ids
 
 

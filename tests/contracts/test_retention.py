@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.jobs.retention import expiring_jobs
 from pipeline.project.main import expiring_identities
-from pipeline.runtime.database import Pool
-from pipeline.runtime.retention import ExpiringRows, delete_batch
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.postgres.retention import ExpiringRows, delete_batch
 from pipeline.settings import Settings
 
 DAYS = Settings(idempotency_days=30, dead_job_days=60)

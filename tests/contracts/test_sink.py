@@ -7,7 +7,7 @@ import msgspec
 import psycopg
 import pytest
 
-from pipeline.runtime.signing import AddressHasher, hash_address
+from pipeline.runtime.secrets.signing import AddressHasher, hash_address
 from projections.pending_conversions import PendingConversion, decode_conversion
 from projections.row_changes import MAX_PLACES
 from projections.sink import ChangeBatch, Connection, OffsetConflict, Sink

@@ -5,7 +5,7 @@ import pytest
 from pipeline import admin
 from pipeline.jobs.job import release
 from pipeline.jobs.store import JobStore
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from tests.support.job_rows import INSERT_JOBS, LIMITS, ask
 
 

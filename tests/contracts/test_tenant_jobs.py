@@ -5,7 +5,7 @@ import pytest
 from pipeline import admin
 from pipeline.admin.sql import SQL as ADMIN_SQL
 from pipeline.operations.tenant_deletion import SQL as DELETION_SQL
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from tests.support.job_rows import INSERT_JOBS, ask
 
 STATES = ("held", "pending", "attempting", "unknown", "dead", "done")

@@ -10,7 +10,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
-from pipeline.runtime import topic_admin
+from pipeline.runtime.kafka import topic_admin
 from pipeline.settings import Settings
 from tests.conftest import SECRET, own_database, with_database
 from tests.support.served import Served, served

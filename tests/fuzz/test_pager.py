@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.runtime.signing import AddressHasher, Signer, hash_address
+from pipeline.runtime.secrets.signing import AddressHasher, Signer, hash_address
 from pipeline.settings import Settings
 from projections import history_cursor
 from projections.history import HistoryFilter, HistoryQuery

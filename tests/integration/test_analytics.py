@@ -18,7 +18,7 @@ from pipeline.admin.analytics import (
 from pipeline.errors import NotFound
 from pipeline.operations.rebuild import rebuild
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.signing import AddressHasher, hash_address
+from pipeline.runtime.secrets.signing import AddressHasher, hash_address
 from pipeline.settings import Settings
 from projections.email_facets import EmailFact, fact_bit
 from projections.migrate import MIGRATIONS

@@ -14,8 +14,8 @@ from pipeline import admin
 from pipeline.admin import ApiKey, KeyLimits, KeyScope
 from pipeline.admin.api_keys import key_hash
 from pipeline.errors import NotFound, Refused
-from pipeline.runtime.database import Pool, open_database
-from pipeline.runtime.schema import migrate_database
+from pipeline.runtime.postgres.database import Pool, open_database
+from pipeline.runtime.postgres.schema import migrate_database
 from pipeline.settings import Settings
 from projections.migrate import MIGRATIONS
 from tests.support.changes import Log, acked, event, request

@@ -18,7 +18,7 @@ from pipeline.operations.backup.contents import OWNED_TABLES, REBUILT_TABLES, Ba
 from pipeline.operations.backup.restore import BackupMismatch, restore_backup, verify_backup
 from pipeline.operations.backup.save import BackupNotWritten, save_backup
 from pipeline.operations.backup.sealed_file import BackupUnreadable
-from pipeline.runtime.database import open_database
+from pipeline.runtime.postgres.database import open_database
 from pipeline.settings import Settings
 from projections import feature_level
 from tests.conftest import RING, own_database, with_database

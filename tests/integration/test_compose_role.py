@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from pipeline.devstack.servers import postgres
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.postgres_programs import find_programs
-from pipeline.runtime.database import open_database
-from pipeline.runtime.schema import migrate_database
+from pipeline.runtime.postgres.database import open_database
+from pipeline.runtime.postgres.schema import migrate_database
 from pipeline.settings import Settings
 from tests.architecture.repository import ROOT
 

@@ -15,7 +15,7 @@ from pipeline.dispatch.correlation import loop
 from pipeline.operations import dead_letters, status
 from pipeline.operations.trace import find
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from pipeline.webhooks.provider_message_ids import match_key

@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline.errors import DatabaseUnavailable
-from pipeline.runtime.database import connect_session, open_database, open_standby
+from pipeline.runtime.postgres.database import connect_session, open_database, open_standby
 from pipeline.settings import Settings
 from tests.support.smtp_receiver import certificate
 from tests.support.tls_proxy import tls_proxy

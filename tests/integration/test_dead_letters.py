@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaProducer
 from pipeline.errors import NotFound, Refused
 from pipeline.operations import dead_letters
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, event, identified, request

@@ -10,9 +10,9 @@ import pytest
 from pipeline.content.tokens import read_message_id, read_verp_address
 from pipeline.dispatch.transports.smtp import _ssl_context
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.signing import AddressHasher, Signer, hash_address
+from pipeline.runtime.secrets.signing import AddressHasher, Signer, hash_address
 from pipeline.settings import Settings
 from tests.conftest import RING
 from tests.support.caught_up import CaughtUp

@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.support.changes import T0, acked

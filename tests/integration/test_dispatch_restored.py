@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from pipeline.runtime import leader
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.postgres import leader
 from pipeline.settings import Settings
 from tests.support.caught_up import CaughtUp
 from tests.support.dispatching import FAST, accept, dispatching, in_state, provide

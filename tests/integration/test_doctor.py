@@ -10,7 +10,7 @@ from pipeline.content.dkim import DkimKey, dns_record, new_key
 from pipeline.dispatch.routing.routes import set_dkim
 from pipeline.operations.doctor.mail_dns import check_dns
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.command import mailfold_on
 from tests.support.dns_server import dns_server

@@ -14,8 +14,8 @@ import pytest
 from pipeline import admin
 from pipeline.admin import KeyLimits, KeyScope
 from pipeline.gateway.tenant_questions import QUESTIONS_AT_ONCE
-from pipeline.runtime.database import autocommit_connection
-from pipeline.runtime.signing import AddressHasher, Signer, canonical_address, hash_address
+from pipeline.runtime.postgres.database import autocommit_connection
+from pipeline.runtime.secrets.signing import AddressHasher, Signer, canonical_address, hash_address
 from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings
 from projections import email_cursor, email_queries

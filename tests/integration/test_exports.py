@@ -24,8 +24,8 @@ from pipeline.gateway.history_reader import HistoryReader
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.routes.exports import parse_range
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.runtime.retention import delete_batch
-from pipeline.runtime.signing import AddressHasher, canonical_address, hash_address
+from pipeline.runtime.postgres.retention import delete_batch
+from pipeline.runtime.secrets.signing import AddressHasher, canonical_address, hash_address
 from pipeline.settings import Settings
 from projections.sink import Sink
 from tests.conftest import RING

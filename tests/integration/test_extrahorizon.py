@@ -9,8 +9,8 @@ import pytest
 
 from pipeline import admin
 from pipeline.gateway.oauth_tokens import issue_token
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
 from tests.support.kafka_proxy import kafka_proxy

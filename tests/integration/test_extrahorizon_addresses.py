@@ -7,7 +7,7 @@ from pipeline import admin
 from pipeline.admin import Brand, Provider
 from pipeline.content.mime import with_ascii_domain
 from pipeline.dispatch import main as dispatch
-from pipeline.runtime.secret_ring import SecretRing
+from pipeline.runtime.secrets.secret_ring import SecretRing
 from pipeline.settings import Settings
 from tests.integration.test_extrahorizon import PLAIN, send
 from tests.support.gateway import Gateway, gateway

@@ -14,7 +14,7 @@ from pipeline.dialects import fasttrack
 from pipeline.errors import NotFound
 from pipeline.gateway.connections import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED_REQUESTS, MAX_REQUEST_LINE_BYTES
 from pipeline.runtime.fair_threads import CURRENT_CALLER
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
 from tests.support.logs import captured_log_lines

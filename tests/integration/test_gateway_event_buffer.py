@@ -11,8 +11,8 @@ from pipeline.gateway.app import make_app
 from pipeline.gateway.event_buffer import BUFFER_MAX_EVENTS, SPOOL_THRESHOLD_EVENTS, DeferredEvent
 from pipeline.gateway.state import GatewayState, make_gateway_state
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.seeing import records

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from pipeline import admin
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks.base import EventContext
 from pipeline.webhooks.providers.registry import ADAPTERS

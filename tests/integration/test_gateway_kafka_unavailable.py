@@ -7,8 +7,8 @@ import psycopg
 import pytest
 
 from pipeline.content import tokens
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
 from tests.support.gateway import Gateway, gateway

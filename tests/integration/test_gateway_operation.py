@@ -18,7 +18,7 @@ from pipeline.gateway.main import run
 from pipeline.gateway.openapi import common
 from pipeline.runtime.bootstrap import open_runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER
-from pipeline.runtime.kafka_clients import create_admin, start_client
+from pipeline.runtime.kafka.clients import create_admin, start_client
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
 from tests.support.gateway import Gateway, gateway

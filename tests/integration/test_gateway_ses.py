@@ -9,7 +9,7 @@ import httpx
 from aiohttp import web
 
 from pipeline import admin
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
 from tests.support.seeing import records

@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.content import tokens
 from pipeline.gateway import hit_limit
-from pipeline.runtime.secret_ring import SecretRing, secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import SecretRing, secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
 from tests.support.seeing import records, until

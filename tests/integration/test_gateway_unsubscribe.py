@@ -3,8 +3,8 @@
 import pytest
 
 from pipeline.content import tokens
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
 from tests.support.kafka_proxy import kafka_proxy

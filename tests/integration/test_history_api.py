@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pipeline import admin
-from pipeline.runtime.signing import AddressHasher, hash_address
+from pipeline.runtime.secrets.signing import AddressHasher, hash_address
 from pipeline.settings import Settings
 from projections.history import HistoryFilter, HistoryPosition, HistoryQuery
 from projections.history_queries import SQL

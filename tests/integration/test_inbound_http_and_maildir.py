@@ -11,9 +11,9 @@ from pipeline.errors import InvalidSettings
 from pipeline.gateway.smtp.envelope import MESSAGE_KEPT_BYTES
 from pipeline.gateway.smtp.maildir import Maildir, MaildirSweep
 from pipeline.runtime.bootstrap import wall_clock
-from pipeline.runtime.kafka import open_kafka_log
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.kafka.log import open_kafka_log
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from pipeline.webhooks.providers import bounce_mail
 from pipeline.webhooks.token_readers import token_readers

@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from pipeline.content import tokens
 from pipeline.gateway.smtp.envelope import MESSAGE_KEPT_BYTES
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from tests.support.inbound import DOMAIN, EMAIL_ID, Inbound, bounce, forged, inbound, message_id, unsubscribe, verp
 from tests.support.kafka_proxy import kafka_proxy

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from pipeline.worker.fold import evolve

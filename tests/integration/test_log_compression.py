@@ -10,7 +10,7 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.memory_records import MemoryRecords
 
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.settings import Settings
 from projections.feature_level import COMPRESSED_LOG_LEVEL
 from tests.support.worker import Worker, assert_folded, feed, lives

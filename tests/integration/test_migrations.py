@@ -6,8 +6,8 @@ from pydantic import SecretStr
 
 from pipeline import admin
 from pipeline.errors import SchemaMismatch
-from pipeline.runtime.database import open_database
-from pipeline.runtime.schema import finish_upgrade, migrate_database
+from pipeline.runtime.postgres.database import open_database
+from pipeline.runtime.postgres.schema import finish_upgrade, migrate_database
 from pipeline.settings import Settings
 from projections import feature_level
 from projections.feature_level import FIRST_LEVEL, NEWEST_LEVEL, read_level

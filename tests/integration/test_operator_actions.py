@@ -10,9 +10,9 @@ from pipeline import admin
 from pipeline.errors import LogUnavailable
 from pipeline.operations import trace
 from pipeline.operations.actions import ActionFilter, find_action, find_actions, recent_actions
-from pipeline.runtime import topic_admin
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.runtime.signing import AddressHasher, hash_address
+from pipeline.runtime.kafka import topic_admin
+from pipeline.runtime.secrets.signing import AddressHasher, hash_address
 from pipeline.settings import Settings
 from tests.conftest import RING
 from tests.support.changes import Log, identified, request

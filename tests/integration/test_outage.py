@@ -14,9 +14,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from pipeline.devstack.servers import kafka
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.errors import LogUnavailable
-from pipeline.runtime import topic_admin
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES, KafkaLog, append_all, open_kafka_log
-from pipeline.runtime.kafka_clients import create_admin, start_client
+from pipeline.runtime.kafka import topic_admin
+from pipeline.runtime.kafka.clients import create_admin, start_client
+from pipeline.runtime.kafka.log import MAX_REQUEST_BYTES, KafkaLog, append_all, open_kafka_log
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.support.kafka_cluster import KafkaCluster, kafka_cluster

@@ -10,9 +10,9 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline.operations.rebuild import rebuild
-from pipeline.runtime import database
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.runtime.database import open_database
+from pipeline.runtime.postgres import database
+from pipeline.runtime.postgres.database import open_database
 from pipeline.settings import Settings
 from tests.support.all_roles import all_roles
 from tests.support.dispatching import FAST

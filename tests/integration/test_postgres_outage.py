@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from pipeline.runtime import database
 from pipeline.runtime.bootstrap import open_runtime
+from pipeline.runtime.postgres import database
 from pipeline.settings import Settings
 from tests.support.all_roles import all_roles
 from tests.support.dispatching import FAST

@@ -7,7 +7,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka.clients import create_consumer
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, event, identified, lives, request
 from tests.support.projecting import caught_up, projecting, publish

@@ -10,7 +10,7 @@ from pipeline import admin
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.operations.checks import sending, webhook
 from pipeline.operations.checks.finding import Finding
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.command import mailfold_on
 from tests.support.gateway import Gateway, gateway

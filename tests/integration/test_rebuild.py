@@ -9,7 +9,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from pipeline.errors import Refused
 from pipeline.operations.rebuild import rebuild
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.kafka import topic_partition
+from pipeline.runtime.kafka.log import topic_partition
 from pipeline.settings import Settings
 from tests.support.changes import lives
 from tests.support.projecting import caught_up, ends, projecting, publish
@@ -99,7 +99,7 @@ async def test_difference_is_reported_and_not_swapped_unless_forced(
 
 async def test_second_concurrent_rebuild_is_refused(settings: Settings) -> None:
     from pipeline.operations.rebuild import REBUILD_LOCK_ID
-    from pipeline.runtime.leader import hold_command_lock
+    from pipeline.runtime.postgres.leader import hold_command_lock
 
     async with open_runtime(settings) as rt, hold_command_lock(rt, "rebuild", REBUILD_LOCK_ID):
         with pytest.raises(Refused, match="another rebuild"):

@@ -13,10 +13,10 @@ from pipeline.operations.recover.run import RecoveryCase, diagnose, recover
 from pipeline.operations.status import read_status
 from pipeline.project import compacted_topics
 from pipeline.project.partition import PartitionProjector
-from pipeline.runtime import leader
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.postgres import leader
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
 from tests.support.changes import lives

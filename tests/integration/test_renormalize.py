@@ -15,7 +15,7 @@ from pipeline.operations.rebuild import rebuild
 from pipeline.operations.renormalize.preconditions import wait_until_caught_up
 from pipeline.operations.renormalize.run import RenormalizeRange, RenormalizeSummary, renormalize
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from pipeline.webhooks.base import EventContext, WebhookRequest

@@ -12,7 +12,7 @@ from pipeline.emit import main as emit
 from pipeline.jobs.retention import expiring_jobs
 from pipeline.project import main as project
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.retention import ExpiringRows, run_retention
+from pipeline.runtime.postgres.retention import ExpiringRows, run_retention
 from pipeline.settings import Settings
 from projections.sink import Sink
 from tests.architecture.repository import section, table, text

@@ -11,9 +11,9 @@ from pipeline.content.dkim import DkimKey
 from pipeline.dispatch.routing.routes import get_brand_routing, set_dkim
 from pipeline.errors import InvalidSettings
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.runtime.database import open_database
-from pipeline.runtime.secret_fingerprints import accept_secrets
-from pipeline.runtime.secret_ring import NamedSecret, SecretRing
+from pipeline.runtime.postgres.database import open_database
+from pipeline.runtime.secrets.secret_fingerprints import accept_secrets
+from pipeline.runtime.secrets.secret_ring import NamedSecret, SecretRing
 from pipeline.settings import Settings
 from tests.conftest import RING, SECRET
 

@@ -18,16 +18,16 @@ from pipeline.emit import main as emit
 from pipeline.errors import LogUnavailable, TopicMismatch
 from pipeline.operations.doctor.kafka import check_kafka
 from pipeline.operations.doctor.rights import check_rights
-from pipeline.operations.kafka_permissions import find_missing_rights
+from pipeline.operations.granted_kafka_rights import find_missing_rights
 from pipeline.operations.kafka_rights import READ_TOPICS, WRITTEN_TOPICS, KafkaRight, RightsHolder, rights_of
 from pipeline.operations.lag import read_lag
 from pipeline.project import main as project
-from pipeline.runtime import topic_admin
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.runtime.kafka import append_all, discover_partitions, open_kafka_log
-from pipeline.runtime.kafka_clients import create_consumer, create_producer, start_client
-from pipeline.runtime.role_health import find_server_problems
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.kafka import topic_admin
+from pipeline.runtime.kafka.clients import create_consumer, create_producer, start_client
+from pipeline.runtime.kafka.log import append_all, discover_partitions, open_kafka_log
+from pipeline.runtime.observing.role_health import find_server_problems
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from tests.conftest import RING, SECRET
 from tests.support.certificates import TestAuthority, write

@@ -20,8 +20,8 @@ from pipeline.errors import NotFound, Refused
 from pipeline.gateway.sender_policy import SenderPolicy
 from pipeline.operations.doctor.dns_records import DomainChecker, make_resolver
 from pipeline.operations.sender_domains import check_domains
-from pipeline.runtime.database import Pool, open_database
-from pipeline.runtime.schema import migrate_database
+from pipeline.runtime.postgres.database import Pool, open_database
+from pipeline.runtime.postgres.schema import migrate_database
 from pipeline.settings import Settings
 from projections.migrate import MIGRATIONS
 from tests.conftest import RING

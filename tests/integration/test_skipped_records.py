@@ -10,9 +10,9 @@ from pipeline.operations import skipping
 from pipeline.operations.rebuild import rebuild
 from pipeline.operations.skipping import skip_record
 from pipeline.runtime.bootstrap import Runtime, wall_clock
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
+from pipeline.runtime.kafka.skipped_records import SKIPPED, SkippedRecords
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.skipped_records import SKIPPED, SkippedRecords
 from pipeline.settings import Settings
 from tests.support.changes import Log, acked, event, identified
 from tests.support.changes import request as numbered

@@ -18,7 +18,7 @@ from pipeline.devstack.servers.data_dir import ResourceInUse, find_free_port
 from pipeline.devstack.servers.orphans import PidFiles
 from pipeline.devstack.supervisor import Stack
 from pipeline.errors import InvalidSettings, TopicMismatch
-from pipeline.runtime import topic_admin
+from pipeline.runtime.kafka import topic_admin
 from pipeline.settings import Settings
 from tests.support.command import gone
 from tests.support.seeing import until

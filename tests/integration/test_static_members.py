@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
-from pipeline.runtime.kafka_clients import create_consumer, start_client
+from pipeline.runtime.kafka.clients import create_consumer, start_client
 from pipeline.settings import Settings
 from tests.support.seeing import until
 from tests.support.worker import Worker, assert_folded, feed, lives

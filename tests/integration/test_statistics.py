@@ -10,7 +10,7 @@ import pytest
 from pipeline.operations.rebuild import rebuild
 from pipeline.project import older_rows
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.signing import AddressHasher, hash_address
+from pipeline.runtime.secrets.signing import AddressHasher, hash_address
 from pipeline.settings import Settings
 from projections import statistics_rows
 from projections.metric_definitions import COUNTERS, TIME_BUCKETS, TIME_METRICS

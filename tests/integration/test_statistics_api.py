@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import admin
 from pipeline.admin import KeyLimits, KeyScope
-from pipeline.runtime.signing import AddressHasher, hash_address
+from pipeline.runtime.secrets.signing import AddressHasher, hash_address
 from pipeline.settings import Settings
 from projections import statistics_queries
 from projections.metric_definitions import COUNT_METRICS

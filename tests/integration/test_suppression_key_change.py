@@ -1,6 +1,6 @@
 """Suppressions that an earlier version stored under its own hash of an address still hold for the dispatcher."""
 
-from pipeline.runtime.signing import AddressHasher
+from pipeline.runtime.secrets.signing import AddressHasher
 from pipeline.settings import Settings
 from tests.conftest import RING
 from tests.support.dispatching import accept, dispatching, provide, request

@@ -12,7 +12,7 @@ from pipeline import admin
 from pipeline.errors import LogUnavailable
 from pipeline.project import main as project
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.signing import AddressHasher, hash_address
+from pipeline.runtime.secrets.signing import AddressHasher, hash_address
 from pipeline.settings import Settings
 from pipeline.suppressions.commands import SuppressionCommand, SuppressionCommandHandler
 from tests.conftest import RING

@@ -20,7 +20,7 @@ from pipeline.operations.renormalize.preconditions import wait_until_caught_up
 from pipeline.operations.tenant_deletion import TenantDeletion, delete_tenant, require_nothing_owed
 from pipeline.project import main as project
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from projections.locks import session_lock

@@ -5,7 +5,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from pipeline.errors import LogUnavailable, TopicMismatch
-from pipeline.runtime import topic_admin
+from pipeline.runtime.kafka import topic_admin
 from pipeline.settings import Settings
 from tests.support.seeing import until
 from topics.registry import DAY_MS, PROVIDER_WEBHOOKS

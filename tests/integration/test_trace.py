@@ -12,7 +12,7 @@ from pipeline import admin
 from pipeline.cli import render
 from pipeline.operations import status, trace
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, acked, conversion_result, event, identified, request

@@ -11,8 +11,8 @@ from pipeline import admin
 from pipeline.admin import Brand, Destination, Provider
 from pipeline.devstack.supervisor import Stack
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.runtime.kafka import append_all, topic_partition
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka.clients import create_consumer
+from pipeline.runtime.kafka.log import append_all, topic_partition
 from pipeline.settings import Settings
 from tests.conftest import RING
 from tests.integration.test_correlation import acked, fresh, uncorrelated
@@ -166,7 +166,7 @@ def test_nothing_of_the_sdk_is_imported_while_tracing_is_off() -> None:
     program = (
         f"import sys, {roles}, pipeline.gateway.server\n"
         "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter', "
-        "'google.protobuf', 'pipeline.runtime.otlp_tracer'))])"
+        "'google.protobuf', 'pipeline.runtime.observing.otlp_tracer'))])"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"

@@ -3,7 +3,7 @@
 from pipeline import admin
 from pipeline.cli.up import API_KEY_FILE, TENANT, create_defaults
 from pipeline.devstack.servers.data_dir import DataDir
-from pipeline.runtime.database import open_database
+from pipeline.runtime.postgres.database import open_database
 from pipeline.settings import Settings
 from tests.support.job_rows import ask
 

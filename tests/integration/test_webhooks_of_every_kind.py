@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import admin
 from pipeline.gateway.routes import webhooks
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.support.echoes import echoed

@@ -9,10 +9,10 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from pipeline.content.tokens import message_id_header
-from pipeline.runtime.kafka import append_all, open_kafka_log
+from pipeline.runtime.kafka.log import append_all, open_kafka_log
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from tests.support.caught_up import CaughtUp
 from tests.support.echoes import echoed

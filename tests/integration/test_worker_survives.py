@@ -12,10 +12,10 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES, append_all, open_kafka_log
+from pipeline.runtime.kafka.log import MAX_REQUEST_BYTES, append_all, open_kafka_log
+from pipeline.runtime.kafka.topic_admin import new_topic_config
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.topic_admin import new_topic_config
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.echoes import echoed
 from tests.support.kafka_proxy import kafka_proxy

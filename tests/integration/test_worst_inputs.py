@@ -21,8 +21,8 @@ from pipeline.content import tokens
 from pipeline.gateway.server import PORT_FILE
 from pipeline.gateway.smtp.listener import PORT_FILE as INBOUND_PORT_FILE
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from tests.abuse import inputs
 from tests.conftest import RING

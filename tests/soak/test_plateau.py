@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from pipeline.gateway.idempotency import reserve_ids
 from pipeline.jobs.retention import expiring_jobs
 from pipeline.project.main import expiring_identities
-from pipeline.runtime.database import Pool, open_database
-from pipeline.runtime.retention import BATCH_ROWS, delete_batch
+from pipeline.runtime.postgres.database import Pool, open_database
+from pipeline.runtime.postgres.retention import BATCH_ROWS, delete_batch
 from pipeline.settings import Settings
 from tests.support.changes import identified
 from topics.registry import DAY_MS

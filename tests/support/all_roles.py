@@ -9,7 +9,7 @@ from pipeline.admin import Destination
 from pipeline.dispatch import main as dispatch
 from pipeline.emit import main as emit
 from pipeline.project import main as project
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.changes import Log, acked, event, identified, request
 from tests.support.dispatching import accept, provide

@@ -10,7 +10,7 @@ from pipeline.admin import Brand, Provider, Tenant
 from pipeline.content.chunks import pack_content
 from pipeline.dispatch import main as dispatch
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.conftest import RING

@@ -1,8 +1,8 @@
 """The metadata that our messages carry and providers repeat: the email's id and its tag."""
 
 from pipeline.content.tokens import echo_tag
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.webhooks.base import EMAIL_ID_KEY, EMAIL_TAG_KEY
 from tests.conftest import RING
 from topics.record import EmailId

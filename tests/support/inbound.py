@@ -10,7 +10,7 @@ import aiosmtplib
 
 from pipeline.content import tokens
 from pipeline.gateway.smtp.listener import PORT_FILE
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from tests.conftest import RING
 from tests.support.gateway import Gateway, gateway

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.jobs.store import ClaimLimits, JobStore
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 
 INSERT_JOBS = "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload)"
 LIMITS = ClaimLimits(max_jobs=20, max_jobs_per_lane=10, lease_s=5.0)

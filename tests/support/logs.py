@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline.runtime.logs import configure_logging
+from pipeline.runtime.observing.logs import configure_logging
 from pipeline.settings import Settings
 
 LogLines = Callable[[], list[dict[str, Any]]]

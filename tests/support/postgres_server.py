@@ -17,8 +17,8 @@ from pipeline.devstack.servers import postgres
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.postgres_programs import find_programs
 from pipeline.devstack.servers.process import ChildProcess, spawn
+from pipeline.runtime.postgres.schema import migrate_database
 from pipeline.runtime.private_files import make_private_folder
-from pipeline.runtime.schema import migrate_database
 from pipeline.settings import Settings
 from tests.support.seeing import until
 

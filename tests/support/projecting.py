@@ -8,8 +8,8 @@ from aiokafka import TopicPartition
 
 from pipeline.project import main as project
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka.clients import create_consumer
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway

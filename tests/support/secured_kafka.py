@@ -19,9 +19,9 @@ from pydantic import SecretStr
 from pipeline.devstack.servers import jars, kafka
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import Program, spawn
-from pipeline.operations.kafka_permissions import OPERATION_CODES
+from pipeline.operations.granted_kafka_rights import OPERATION_CODES
 from pipeline.operations.kafka_rights import KafkaRight, RightsHolder
-from pipeline.runtime.kafka_clients import create_admin, start_client
+from pipeline.runtime.kafka.clients import create_admin, start_client
 from pipeline.settings import Settings
 from tests.support.certificates import TestAuthority, write
 

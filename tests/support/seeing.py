@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import topic_partition
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka.clients import create_consumer
+from pipeline.runtime.kafka.log import topic_partition
 from pipeline.settings import Settings
 from topics.codec import decode
 from topics.registry import Topic

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pipeline import admin
 from pipeline.gateway.server import PORT_FILE
-from pipeline.runtime.database import open_database
 from pipeline.runtime.environment import environment_of
+from pipeline.runtime.postgres.database import open_database
 from pipeline.settings import Settings
 from tests.support.command import clean_environment
 

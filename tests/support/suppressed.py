@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka.log import append_all
 from pipeline.runtime.ports import LogEntry
 from tests.support.changes import Log
 from tests.support.gateway import Gateway

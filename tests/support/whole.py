@@ -9,7 +9,7 @@ import httpx
 from pipeline import admin
 from pipeline.admin import Brand, Provider
 from pipeline.devstack.supervisor import Stack
-from pipeline.runtime.secret_ring import SecretRing
+from pipeline.runtime.secrets.secret_ring import SecretRing
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
 from tests.support.smtp_receiver import Received, Receiver, smtp_receiver

@@ -15,7 +15,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from pipeline.runtime.environment import environment_of
-from pipeline.runtime.kafka import append_all, open_kafka_log
+from pipeline.runtime.kafka.log import append_all, open_kafka_log
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from pipeline.worker.fold import evolve

@@ -11,8 +11,8 @@ from pipeline.devstack.demo.receiver import ReceivedConversion
 from pipeline.devstack.demo.scenario import BRAND_PATHS
 from pipeline.devstack.sandbox.keys import public_key
 from pipeline.devstack.servers.data_dir import find_free_port
-from pipeline.runtime.database import open_database
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.postgres.database import open_database
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 
 TENANT: Final = "demo"

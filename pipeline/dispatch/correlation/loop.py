@@ -29,17 +29,17 @@ from pipeline.dispatch.correlation.parse import (
 )
 from pipeline.dispatch.correlation.store import key_columns, write_and_match
 from pipeline.dispatch.metrics import DispatchMetrics
-from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka import discover_partitions
-from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
-from pipeline.runtime.leader import ReaderOffsets, run_as_leader
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.kafka.append import append_until_confirmed
+from pipeline.runtime.kafka.clients import create_consumer, get_records, start_client
+from pipeline.runtime.kafka.log import discover_partitions
+from pipeline.runtime.kafka.reader_progress import ReaderProgress, observe_reader
+from pipeline.runtime.kafka.skipped_records import SkippedRecords
+from pipeline.runtime.observing.logs import get_logger
+from pipeline.runtime.observing.tracing import batch_attributes, traceparent_of
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
-from pipeline.runtime.skipped_records import SkippedRecords
-from pipeline.runtime.tracing import batch_attributes, traceparent_of
+from pipeline.runtime.postgres.leader import ReaderOffsets, run_as_leader
 from topics.codec import decode
 from topics.dead_letters import dead_letter
 from topics.record import EmailId, LogPosition, Millis

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.kafka.consumed import ConsumedRecord
 from pipeline.webhooks.provider_message_ids import match_key
 from projections.columns import is_storable_id
 from projections.text import storable_text

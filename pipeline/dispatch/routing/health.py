@@ -13,7 +13,7 @@ from typing import Final
 from pipeline.dispatch.routing.routes import SQL
 from pipeline.jobs.job import UNHEALTHY, EndpointHealth
 from pipeline.jobs.store import ClaimLimits, JobStore
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 
 QUEUE: Final = "provider"
 STATE_TTL_S: Final = 1.0

@@ -16,7 +16,7 @@ from pipeline.dispatch.transports.base import SendOutcome, SendResult
 from pipeline.errors import LeaseLost
 from pipeline.jobs.job import UNHEALTHY, EndpointHealth, Job
 from pipeline.runtime.batching_loader import BatchLoader
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from topics.record import EmailId
 
 

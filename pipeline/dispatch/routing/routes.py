@@ -14,9 +14,9 @@ from pipeline.admin import Brand
 from pipeline.content.dkim import DkimKey
 from pipeline.dispatch.routing.rendezvous import Route
 from pipeline.errors import NotFound, Refused
-from pipeline.runtime.database import Pool
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import seal, unseal
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import seal, unseal
 from projections.sql import SqlQueries
 
 SQL: Final = SqlQueries(Path(__file__).with_name("routing.sql"))

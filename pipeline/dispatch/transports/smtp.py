@@ -19,7 +19,7 @@ from pipeline.dispatch.transports.base import OutgoingEmail, SendResult
 from pipeline.dispatch.transports.smtp_envelope import ConversationProgress, send_envelope
 from pipeline.dispatch.transports.smtp_pipelining import PipeliningProtocol
 from pipeline.dispatch.transports.smtp_replies import SmtpStage, smtp_result
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 
 logger = get_logger(__name__)
 

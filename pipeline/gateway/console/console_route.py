@@ -15,8 +15,8 @@ from pipeline.errors import DatabaseUnavailable, LogUnavailable, NotFound, Refus
 from pipeline.gateway.console.rendering import ConsolePages, see_other
 from pipeline.gateway.console.sessions import SESSION_COOKIE, SignInRequired, read_cookie
 from pipeline.gateway.problems import HttpProblem
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 TITLE_BY_STATUS: Final = {

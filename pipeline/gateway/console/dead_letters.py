@@ -14,8 +14,8 @@ from pipeline.gateway.console.services import ConsoleServices
 from pipeline.gateway.console.sessions import Viewer
 from pipeline.operations import dead_letters
 from pipeline.operations.dead_letters import DeadJob, DeadLetterEntry
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.webhooks.redaction import redact_all
 from projections.pending_conversions import lane_of
 from projections.text import storable_text

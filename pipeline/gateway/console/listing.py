@@ -20,7 +20,7 @@ from pipeline.gateway.console.sessions import Viewer
 from pipeline.gateway.history_reader import HistoryReader
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.routes.emails import email_query
-from pipeline.runtime.signing import canonical_address
+from pipeline.runtime.secrets.signing import canonical_address
 from pipeline.webhooks.redaction import redact_all
 from projections import email_queries, history_queries
 from projections.email_cursor import EmailQuestion

@@ -17,7 +17,7 @@ from pipeline.operations import status as status_operation
 from pipeline.operations.dead_letters import DeadLetterEntry, recent_letters
 from pipeline.operations.status import StatusSnapshot
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.runtime.ttl_cache import TTLCache
 from projections import email_queries, history_queries
 from projections.email_listing import EmailRow

@@ -7,7 +7,7 @@ from pipeline.gateway.console.reading import ConsoleReader
 from pipeline.gateway.console.rendering import ConsolePages
 from pipeline.gateway.console.sessions import ConsoleSessions, Viewer
 from pipeline.gateway.state import GatewayState
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 
 log = get_logger(__name__)
 

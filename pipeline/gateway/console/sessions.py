@@ -29,7 +29,7 @@ from pipeline.gateway.client_info import ClientInfoReader
 from pipeline.gateway.key_lookup import SlowedLookup
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.route_scopes import SESSION_ROUTES
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 
 SESSION_COOKIE: Final = "mailfold-console"
 SIGN_IN_COOKIE: Final = "mailfold-sign-in"

@@ -20,7 +20,7 @@ from pipeline.gateway.console.sessions import (
     set_cookie,
 )
 from pipeline.gateway.problems import HttpProblem
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 
 KEY_MAX_CHARS: Final = 500
 _UNKNOWN_KEY: Final = "This key is unknown, revoked or expired. Check that you copied all of it."

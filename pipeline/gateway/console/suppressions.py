@@ -11,8 +11,8 @@ from pipeline.gateway.auth import require_brand
 from pipeline.gateway.console.forms import ConsoleForm, read_form
 from pipeline.gateway.console.services import ConsoleServices
 from pipeline.gateway.console.sessions import Viewer
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.suppressions import cursor, views
 from pipeline.suppressions.commands import (
     SuppressionCommand,

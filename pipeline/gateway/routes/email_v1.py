@@ -15,8 +15,8 @@ from pipeline.gateway.auth import other_brand, require_scope
 from pipeline.gateway.history_reader import HistoryReader
 from pipeline.gateway.routes import email_v1_send as sending
 from pipeline.gateway.state import GatewayState
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from projections import history, history_cursor, history_queries
 from topics.ids import brand_uuid
 

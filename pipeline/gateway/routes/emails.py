@@ -21,8 +21,8 @@ from pipeline.gateway.request_body import decode_body, read_body
 from pipeline.gateway.state import GatewayState
 from pipeline.gateway.tenant_questions import RETRY_LATER, TURN_WAIT_S
 from pipeline.runtime.fair_threads import CURRENT_CALLER
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer, canonical_address
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer, canonical_address
 from projections import email_cursor, email_queries
 from projections.columns import is_storable_id
 from projections.email_cursor import EmailQuestion

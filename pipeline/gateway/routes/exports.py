@@ -24,7 +24,7 @@ from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.request_body import decode_body, read_body
 from pipeline.gateway.routes.emails import EmailHistoryRoutes, email_query, json_response, masks_addresses
 from pipeline.gateway.state import GatewayState
-from pipeline.runtime.signing import canonical_address
+from pipeline.runtime.secrets.signing import canonical_address
 from projections.columns import is_storable_id
 from projections.email_cursor import EmailQuestion
 from projections.history_queries import Connection

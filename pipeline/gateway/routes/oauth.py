@@ -21,8 +21,8 @@ from pipeline.gateway.auth import api_key_of
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.request_body import read_body
 from pipeline.gateway.state import GatewayState
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from topics.ids import owner_uuid
 
 BODY_MAX_BYTES: Final = 16_384

@@ -19,8 +19,8 @@ from pipeline.gateway.auth import other_brand_error, require_brand, require_scop
 from pipeline.gateway.problems import HttpProblem, unavailable_response
 from pipeline.gateway.request_body import decode_body, read_body
 from pipeline.gateway.state import GatewayState
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.suppressions import cursor, import_file, views
 from pipeline.suppressions.commands import (
     SuppressionCommand,

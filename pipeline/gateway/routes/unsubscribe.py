@@ -18,10 +18,10 @@ from pipeline.gateway.headers import NO_STORE_HEADERS, RETRY_SOON
 from pipeline.gateway.html import PAGE_CSP, render_page
 from pipeline.gateway.request_body import read_raw_body
 from pipeline.gateway.state import GatewayState
-from pipeline.runtime.logs import bind_log_fields
+from pipeline.runtime.observing.logs import bind_log_fields
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import secret_ring
+from pipeline.runtime.secrets.signing import Signer
 from topics.events import DeliveryEvent, EventKind
 from topics.ids import event_id
 from topics.record import EmailId

@@ -23,10 +23,10 @@ from pipeline.gateway.webhook_record import (
     split_into_records,
 )
 from pipeline.gateway.webhook_verifier import WebhookVerifier
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
-from pipeline.runtime.logs import bind_log_fields, get_logger
+from pipeline.runtime.observing.logs import bind_log_fields, get_logger
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.postgres.database import DATABASE_UNAVAILABLE_ERRORS
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.runtime.ttl_cache import TTLCache
 from pipeline.webhooks import self_check
 from pipeline.webhooks.base import Adapter, WebhookRequest

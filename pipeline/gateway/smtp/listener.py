@@ -11,7 +11,7 @@ from pipeline.errors import InvalidSettings
 from pipeline.gateway.smtp.connection_limits import SmtpConnectionLimits
 from pipeline.gateway.smtp.recorder import InboundMailRecorder
 from pipeline.gateway.smtp.session import InboundSmtpSession, SmtpSessionContext
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.runtime.private_files import make_private_folder, replace_file
 from pipeline.settings import Settings
 

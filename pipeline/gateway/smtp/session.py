@@ -14,7 +14,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from pipeline.gateway.smtp.connection_limits import SmtpConnectionLimits
 from pipeline.gateway.smtp.envelope import MESSAGE_KEPT_BYTES, is_accepted_address, is_in_mail_domain
 from pipeline.gateway.smtp.recorder import InboundMailResult
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.runtime.smtp_data import EndlessMessage, read_message
 from pipeline.webhooks.base import TokenReaders
 

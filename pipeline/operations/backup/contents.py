@@ -8,7 +8,7 @@ from typing import Final, LiteralString
 
 import msgspec
 
-from pipeline.runtime.secret_fingerprints import SecretFingerprint
+from pipeline.runtime.secrets.secret_fingerprints import SecretFingerprint
 
 PLACE_SHIFT: Final = 2**62
 """What is subtracted from a decision's place on the log when it is restored: it stays in order with the other restored

@@ -1,9 +1,9 @@
 """Read which Kafka cluster this is and where its topics end; a backup and its restoration compare the two."""
 
 from pipeline.operations.backup.contents import LogState
-from pipeline.runtime.kafka import discover_partitions
-from pipeline.runtime.kafka_clients import create_consumer, start_client
-from pipeline.runtime.topic_admin import describe_cluster
+from pipeline.runtime.kafka.clients import create_consumer, start_client
+from pipeline.runtime.kafka.log import discover_partitions
+from pipeline.runtime.kafka.topic_admin import describe_cluster
 from pipeline.settings import Settings
 from topics.registry import ROLE_TOPICS
 

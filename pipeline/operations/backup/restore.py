@@ -29,11 +29,11 @@ from pipeline.operations.backup.contents import (
 from pipeline.operations.backup.log_state import describe_difference, read_log_state
 from pipeline.operations.backup.save import SQL, column_names
 from pipeline.operations.backup.sealed_file import BackupUnreadable, read_parts, verify_checksum
-from pipeline.runtime.conninfo import first_line
-from pipeline.runtime.database import connect_session
-from pipeline.runtime.schema import require_schema
-from pipeline.runtime.secret_fingerprints import ADDRESSES, fingerprints_of
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.postgres.conninfo import first_line
+from pipeline.runtime.postgres.database import connect_session
+from pipeline.runtime.postgres.schema import require_schema
+from pipeline.runtime.secrets.secret_fingerprints import ADDRESSES, fingerprints_of
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from projections.feature_level import NEWEST_LEVEL
 from projections.migrate import load_migrations

@@ -22,11 +22,11 @@ from pipeline.operations.backup.contents import (
 )
 from pipeline.operations.backup.log_state import read_log_state
 from pipeline.operations.backup.sealed_file import SealedWriter
-from pipeline.runtime.conninfo import first_line, program_version
-from pipeline.runtime.database import connect_session
-from pipeline.runtime.schema import require_schema
-from pipeline.runtime.secret_fingerprints import fingerprints_of
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.postgres.conninfo import first_line, program_version
+from pipeline.runtime.postgres.database import connect_session
+from pipeline.runtime.postgres.schema import require_schema
+from pipeline.runtime.secrets.secret_fingerprints import fingerprints_of
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from projections.feature_level import read_level
 from projections.migrate import compare_schema

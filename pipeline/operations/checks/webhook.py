@@ -21,9 +21,9 @@ from pipeline.operations.checks.finding import Finding, note, right, wrong
 from pipeline.operations.checks.webhook_keys import webhook_key_problem
 from pipeline.operations.checks.webhook_signing import SIGNERS, UNSIGNED_REQUEST, SignedRequest, SigningContext
 from pipeline.operations.pending import format_duration
-from pipeline.runtime.database import Pool
 from pipeline.runtime.http_body import read_bounded
-from pipeline.runtime.secret_ring import SecretRing, secret_ring
+from pipeline.runtime.postgres.database import Pool
+from pipeline.runtime.secrets.secret_ring import SecretRing, secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks import self_check
 from pipeline.webhooks.providers.registry import adapter_for

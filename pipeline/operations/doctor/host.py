@@ -13,7 +13,7 @@ import psutil
 from pipeline.errors import InvalidSettings
 from pipeline.operations.doctor.certificates import authorities_finding, chain_finding, key_pair_finding
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, skip, warn
-from pipeline.runtime.secret_ring import NamedSecret, secret_ring
+from pipeline.runtime.secrets.secret_ring import NamedSecret, secret_ring
 from pipeline.settings import Settings
 
 MIN_SECRET_BITS: Final = 100

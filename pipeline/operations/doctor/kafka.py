@@ -9,11 +9,11 @@ from aiokafka.errors import KafkaError
 
 from pipeline.operations.doctor.certificates import CONNECT_TIMEOUT_S, end_finding, read_tls_certificate
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, warn
-from pipeline.runtime import topic_admin
-from pipeline.runtime.kafka import discover_partitions, min_in_sync_replicas
-from pipeline.runtime.kafka_clients import create_consumer, start_client
-from pipeline.runtime.kafka_security import security_options
-from pipeline.runtime.topic_admin import BrokerAddress, ClusterDescription
+from pipeline.runtime.kafka import topic_admin
+from pipeline.runtime.kafka.clients import create_consumer, start_client
+from pipeline.runtime.kafka.log import discover_partitions, min_in_sync_replicas
+from pipeline.runtime.kafka.security import security_options
+from pipeline.runtime.kafka.topic_admin import BrokerAddress, ClusterDescription
 from pipeline.settings import Settings
 from topics.registry import DELIVERY_EVENTS, EMAIL_CHANGES, PROVIDER_ACKS, SEND_REQUESTS
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from pipeline.errors import DatabaseUnavailable, InvalidSettings, LogUnavailable, SchemaMismatch
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, skip
 from pipeline.operations.recover.losses import find_losses
-from pipeline.runtime.database import open_database
+from pipeline.runtime.postgres.database import open_database
 from pipeline.settings import Settings
 
 

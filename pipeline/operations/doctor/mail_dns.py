@@ -18,8 +18,8 @@ from pipeline.operations.doctor.dns_records import (
 )
 from pipeline.operations.doctor.finding import DoctorFinding, fail, skip
 from pipeline.operations.doctor.host import is_local
-from pipeline.runtime.database import Pool, open_database
-from pipeline.runtime.secret_ring import SecretRing, secret_ring
+from pipeline.runtime.postgres.database import Pool, open_database
+from pipeline.runtime.secrets.secret_ring import SecretRing, secret_ring
 from pipeline.settings import Settings
 
 MAX_SENDER_DOMAINS: Final = 100

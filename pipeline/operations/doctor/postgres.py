@@ -11,8 +11,8 @@ import psycopg
 from pipeline.errors import DatabaseUnavailable
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, warn
 from pipeline.operations.doctor.postgres_tls import find_certificates
-from pipeline.runtime.conninfo import first_line, pooled_conninfo
-from pipeline.runtime.schema import require_schema
+from pipeline.runtime.postgres.conninfo import first_line, pooled_conninfo
+from pipeline.runtime.postgres.schema import require_schema
 from pipeline.settings import Settings
 from projections.migrate import SchemaDifference, compare_schema
 from projections.sql import SqlQueries

@@ -15,7 +15,7 @@ from pipeline.operations.doctor.certificates import (
     read_postgres_certificate,
 )
 from pipeline.operations.doctor.finding import DoctorFinding, warn
-from pipeline.runtime.conninfo import pooled_conninfo, session_conninfo, standby_conninfo
+from pipeline.runtime.postgres.conninfo import pooled_conninfo, session_conninfo, standby_conninfo
 from pipeline.settings import Settings
 
 DEFAULT_PORT: Final = "5432"

@@ -5,7 +5,7 @@ from typing import Final
 
 from pipeline.errors import InvalidSettings, LogUnavailable
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, skip, warn
-from pipeline.operations.kafka_permissions import RightsUntold, find_missing_rights
+from pipeline.operations.granted_kafka_rights import RightsUntold, find_missing_rights
 from pipeline.operations.kafka_rights import KafkaRight, RightsHolder, rights_of
 from pipeline.settings import Settings
 

@@ -12,8 +12,8 @@ from pipeline.operations.checks.webhook import SQL as WEBHOOKS
 from pipeline.operations.checks.webhook_keys import webhook_key_problem
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, skip, warn
 from pipeline.operations.pending import format_duration
-from pipeline.runtime.database import Pool, open_database
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.postgres.database import Pool, open_database
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks.providers.registry import adapter_for
 

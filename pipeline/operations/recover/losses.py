@@ -7,10 +7,10 @@ from typing import Any, Final
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from pipeline.runtime.database import Pool
-from pipeline.runtime.kafka import discover_partitions, topic_partition
-from pipeline.runtime.kafka_clients import create_consumer, start_client
-from pipeline.runtime.log_marks import find_lost_marks
+from pipeline.runtime.kafka.clients import create_consumer, start_client
+from pipeline.runtime.kafka.log import discover_partitions, topic_partition
+from pipeline.runtime.kafka.log_marks import find_lost_marks
+from pipeline.runtime.postgres.database import Pool
 from pipeline.settings import Settings
 from projections.log_mark import LogMark, mark_from_row
 from projections.sql import SqlQueries

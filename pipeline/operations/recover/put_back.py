@@ -15,12 +15,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from pipeline.errors import LogUnavailable
 from pipeline.operations.recover.losses import SQL, LogLoss
-from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.database import connect_session
-from pipeline.runtime.kafka import topic_partition
-from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
+from pipeline.runtime.kafka.append import append_until_confirmed
+from pipeline.runtime.kafka.clients import create_consumer, get_records, start_client
+from pipeline.runtime.kafka.log import topic_partition
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.postgres.database import connect_session
 from projections import suppressions
 from projections.history_queries import decode_fact
 from topics.changes import Fact

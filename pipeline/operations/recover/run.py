@@ -25,9 +25,9 @@ from pipeline.operations.recover.put_back import (
     put_back,
 )
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import discover_partitions, topic_partition
-from pipeline.runtime.kafka_clients import create_consumer, start_client
-from pipeline.runtime.leader import hold_command_lock
+from pipeline.runtime.kafka.clients import create_consumer, start_client
+from pipeline.runtime.kafka.log import discover_partitions, topic_partition
+from pipeline.runtime.postgres.leader import hold_command_lock
 from topics.registry import EMAIL_CHANGES, SUPPRESSIONS, TEMPLATES, UNCORRELATED_EVENTS
 
 _COMPACTED: Final = {TEMPLATES.name: "move_templates", SUPPRESSIONS.name: "move_suppressions"}

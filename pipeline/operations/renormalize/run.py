@@ -24,13 +24,13 @@ from pipeline.operations.renormalize.diff import (
 )
 from pipeline.operations.renormalize.preconditions import wait_until_caught_up
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.consumed import ConsumedRecord
-from pipeline.runtime.kafka import append_all, discover_partitions
-from pipeline.runtime.kafka_clients import create_consumer
-from pipeline.runtime.leader import hold_command_lock
+from pipeline.runtime.kafka.clients import create_consumer
+from pipeline.runtime.kafka.consumed import ConsumedRecord
+from pipeline.runtime.kafka.log import append_all, discover_partitions
+from pipeline.runtime.kafka.skipped_records import SkippedRecords
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.secret_ring import secret_ring
-from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.runtime.postgres.leader import hold_command_lock
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.webhooks.base import UNCORRELATED
 from pipeline.webhooks.normalize import normalize
 from pipeline.webhooks.provider_message_ids import match_key

@@ -9,11 +9,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Self
 
-from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.runtime.kafka.consumed import ConsumedRecord
+from pipeline.runtime.kafka.skipped_records import SkippedRecords
+from pipeline.runtime.observing.tracing import NO_TRACER, Tracer, traceparent_of
 from pipeline.runtime.tasks import cancel_tasks
-from pipeline.runtime.tracing import NO_TRACER, Tracer, traceparent_of
 from pipeline.webhooks.normalize import EncodedRecord, is_heavy
 from pipeline.worker.agents import Normalizer
 from pipeline.worker.fold_batch import RecordBatch

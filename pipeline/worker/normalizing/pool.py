@@ -16,10 +16,10 @@ from typing import Final
 import msgspec
 
 from pipeline.errors import RecoverableError
-from pipeline.runtime.consumed import ConsumedRecord
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.kafka.consumed import ConsumedRecord
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.runtime.ports import Clock
-from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.secrets.secret_ring import secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks.normalize import ROLE, EncodedRecord, encoded_dead_letters
 from pipeline.worker.normalizing.wire import (

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from pipeline.runtime.secret_ring import SecretRing
+from pipeline.runtime.secrets.secret_ring import SecretRing
 from pipeline.webhooks.normalize import normalized_records
 from pipeline.webhooks.token_readers import token_readers
 from pipeline.worker.normalizing.wire import (

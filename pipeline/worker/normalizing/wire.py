@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.kafka.consumed import ConsumedRecord
 from topics.record import LogPosition, Millis
 from topics.registry import PROVIDER_WEBHOOKS
 

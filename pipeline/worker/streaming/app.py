@@ -13,9 +13,9 @@ import faust
 from faust.events import Event
 
 from pipeline.errors import InvalidSettings
-from pipeline.runtime.log_compression import LogCompression
+from pipeline.runtime.kafka.log_compression import LogCompression
+from pipeline.runtime.observing.tracing import NO_TRACER, Tracer
 from pipeline.runtime.private_files import make_private_folder, narrow_folder
-from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
 from pipeline.worker.metrics import WorkerMetrics
 from pipeline.worker.streaming import store, transport

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from aiokafka import TopicPartition
 
-from pipeline.runtime.tracing import Attribute, TracedKey, batch_attributes, contexts_of, email_ids_of
+from pipeline.runtime.observing.tracing import Attribute, TracedKey, batch_attributes, contexts_of, email_ids_of
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES, Topic
 
 BATCH_MAX_RECORDS: Final = 10_000

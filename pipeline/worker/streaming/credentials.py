@@ -5,7 +5,7 @@ from typing import Any
 from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
 from faust.types.auth import CredentialsT
 
-from pipeline.runtime.kafka_security import security_options
+from pipeline.runtime.kafka.security import security_options
 from pipeline.settings import Settings
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pipeline.errors import PartitionNotAssigned
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.worker.streaming.partitions import PartitionWriter, PartitionWriters
 from pipeline.worker.streaming.store import KeyedState, StateStore
 

@@ -12,7 +12,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types.tuples import ConsumerMessage
 
 from pipeline.errors import LogUnavailable
-from pipeline.runtime.kafka_clients import CONSUMER_REQUEST_TIMEOUT_MS, limit_connecting
+from pipeline.runtime.kafka.clients import CONSUMER_REQUEST_TIMEOUT_MS, limit_connecting
 
 FETCH_WAIT_MS: Final = 200
 """Milliseconds that a broker holds a fetch without records. aiokafka sends one fetch per broker at a time: a partition

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.runtime.role_health import RoleHealth
+from pipeline.runtime.observing.role_health import RoleHealth
 from pipeline.worker.metrics import WorkerMetrics
 from pipeline.worker.streaming.app import WorkerFlow
 from topics.registry import EMAIL_STATES

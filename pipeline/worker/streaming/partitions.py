@@ -14,11 +14,11 @@ from prometheus_client import Histogram
 
 from pipeline.errors import Fenced, LogUnavailable, PartitionNotAssigned, TopicMismatch
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.log_compression import LogCompression
-from pipeline.runtime.logs import bind_log_fields, get_logger
+from pipeline.runtime.kafka.log_compression import LogCompression
+from pipeline.runtime.kafka.topic_admin import read_cluster_id
+from pipeline.runtime.observing.logs import bind_log_fields, get_logger
+from pipeline.runtime.observing.tracing import NO_TRACER, Tracer
 from pipeline.runtime.tasks import cancel_tasks
-from pipeline.runtime.topic_admin import read_cluster_id
-from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
 from pipeline.worker.streaming.commit_batch import CommitBatch, FoldResult
 from pipeline.worker.streaming.producer import TransactionalProducer

@@ -22,11 +22,11 @@ from aiokafka.errors import (
 
 from pipeline.errors import Fenced, LogUnavailable
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES
-from pipeline.runtime.kafka_clients import close_producer, create_producer, start_client
-from pipeline.runtime.log_compression import LogCompression
-from pipeline.runtime.partitioner import partition_of_key
-from pipeline.runtime.tracing import NO_HEADERS, current_span, record_headers
+from pipeline.runtime.kafka.clients import close_producer, create_producer, start_client
+from pipeline.runtime.kafka.log import MAX_REQUEST_BYTES
+from pipeline.runtime.kafka.log_compression import LogCompression
+from pipeline.runtime.kafka.partitioner import partition_of_key
+from pipeline.runtime.observing.tracing import NO_HEADERS, current_span, record_headers
 from pipeline.settings import Settings
 from pipeline.webhooks.normalize import EncodedRecord
 from topics.registry import EMAIL_CHANGES, TOPICS, Topic

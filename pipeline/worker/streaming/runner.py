@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import faust
 
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.worker.streaming.app import WorkerFlow
 
 SHUTDOWN_TIMEOUT_S: Final = 7.0

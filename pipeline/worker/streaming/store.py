@@ -18,7 +18,7 @@ from faust.stores.rocksdb import RocksDBOptions
 from faust.stores.rocksdb import Store as FaustStore
 
 from pipeline.errors import OffsetLost, PartitionNotAssigned
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 
 SCHEME: Final = "mailfold-rocksdb"
 MEGABYTE: Final = 1024 * 1024

@@ -12,7 +12,7 @@ from typing import Any, Final
 from aiokafka.errors import KafkaError
 
 from pipeline.errors import LogUnavailable
-from pipeline.runtime.kafka_clients import create_consumer, start_client
+from pipeline.runtime.kafka.clients import create_consumer, start_client
 from pipeline.settings import Settings
 from topics.registry import EMAIL_STATES
 

@@ -29,7 +29,7 @@ from faust.transport.drivers.aiokafka import Transport as FaustTransport
 from faust.types import TP
 
 from pipeline.errors import LogUnavailable, MailfoldError, OffsetLost
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.observing.logs import get_logger
 from pipeline.worker.streaming.fetch import BatchConsumerThread, FetchedBatch, FetchedMessage, OffsetRange
 
 SCHEME: Final = "mailfold-kafka"

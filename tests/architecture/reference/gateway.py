@@ -9,8 +9,8 @@ from pydantic import SecretStr
 from pipeline.gateway.app import make_app
 from pipeline.gateway.state import make_gateway_state
 from pipeline.runtime.bootstrap import Runtime, fresh_id, wall_clock
-from pipeline.runtime.role_health import RoleHealth
-from pipeline.runtime.tracing import NO_TRACER
+from pipeline.runtime.observing.role_health import RoleHealth
+from pipeline.runtime.observing.tracing import NO_TRACER
 from pipeline.settings import Settings
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.emit.metrics import EmitMetrics
 from pipeline.project.metrics import ProjectMetrics
-from pipeline.runtime.role_metrics import RoleMetrics
+from pipeline.runtime.observing.role_metrics import RoleMetrics
 from pipeline.worker.metrics import WorkerMetrics
 from tests.architecture.reference.gateway import offline, openapi
 from tests.architecture.reference.markdown import table

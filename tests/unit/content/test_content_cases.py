@@ -17,7 +17,7 @@ from pipeline.content.markup import decoded_attribute
 from pipeline.content.mime import encode_request
 from pipeline.content.text import text_of
 from pipeline.content.tokens import read_click_token
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.signing import Signer
 from tests.conftest import RING
 from topics.contents import Attachment, MessageContent
 from topics.record import EmailId

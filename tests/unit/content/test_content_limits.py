@@ -26,7 +26,7 @@ from pipeline.errors import Refused
 from pipeline.gateway.intake import AcceptedMessage, MessageIntake
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.ports import Log
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from tests.conftest import RING, SECRET
 from topics.contents import Attachment, MessageContent

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.content.links import with_click_links, with_pixel
 from pipeline.content.text import text_of
 from pipeline.content.tokens import read_click_token, read_pixel_token
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.signing import Signer
 from tests.conftest import RING
 from topics.record import EmailId
 

@@ -13,7 +13,7 @@ from pipeline.content import mime, tokens
 from pipeline.content.links import with_trap_link
 from pipeline.content.text import text_of
 from pipeline.dispatch.message import MessageWriter
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from tests.conftest import RING, SECRET
 from topics import ids

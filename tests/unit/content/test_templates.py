@@ -14,8 +14,8 @@ from pipeline.content.links import TRACKING_HASH_PLACEHOLDER, with_tracking_hash
 from pipeline.content.mime import encode_request as mime
 from pipeline.content.tokens import read_pixel_token
 from pipeline.errors import Refused
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import Signer
 from topics.codec import decode, encode
 from topics.contents import MessageContent
 from topics.record import EmailId

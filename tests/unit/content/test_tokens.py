@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.content import tokens
 from pipeline.errors import InvalidSignatureError
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.signing import Signer
 from tests.conftest import RING
 from topics.record import EmailId
 

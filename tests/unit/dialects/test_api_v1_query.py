@@ -14,7 +14,7 @@ from pipeline.dialects.api_v1_query import (
     parse_time,
 )
 from pipeline.errors import Refused
-from pipeline.runtime.signing import canonical_address
+from pipeline.runtime.secrets.signing import canonical_address
 from projections.email_facets import EmailFact
 from projections.email_listing import EmailFilter, EmailOrder
 from topics.ids import brand_uuid

@@ -15,7 +15,7 @@ from pipeline.gateway.history_reader import (
     STANDBY_RETRY_INTERVAL_S,
     HistoryReader,
 )
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 from tests.support.logs import captured_log_lines
 
 

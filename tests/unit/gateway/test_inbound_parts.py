@@ -14,8 +14,8 @@ from pipeline.gateway.smtp.claims import MAX_SCANNED_BYTES, MAX_TAGS_VERIFIED, h
 from pipeline.gateway.smtp.connection_limits import MAX_CONNECTIONS_PER_NETWORK, SmtpConnectionLimits
 from pipeline.gateway.smtp.envelope import MESSAGE_KEPT_BYTES, is_accepted_address, mail_record
 from pipeline.gateway.smtp.listener import TlsCertificate
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.settings import Settings
 from pipeline.webhooks.base import TokenReaders
 from pipeline.webhooks.token_readers import token_readers

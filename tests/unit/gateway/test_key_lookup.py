@@ -11,7 +11,7 @@ from pipeline.admin import ApiKey, Tenant
 from pipeline.gateway import key_lookup
 from pipeline.gateway.key_lookup import UNKNOWN_KEYS_PER_S, KeyLookup, NetworkBudgets
 from pipeline.gateway.problems import HttpProblem
-from pipeline.runtime.database import Pool
+from pipeline.runtime.postgres.database import Pool
 
 FLOODED, ELSEWHERE = "203.0.113.9", "198.51.100.7"
 BUDGET = int(UNKNOWN_KEYS_PER_S)

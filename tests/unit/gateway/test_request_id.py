@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 from pipeline.gateway.app import ResponseMiddleware
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.runtime.fair_threads import CURRENT_CALLER
-from pipeline.runtime.logs import bind_log_fields, get_logger
+from pipeline.runtime.observing.logs import bind_log_fields, get_logger
 from tests.support.logs import captured_log_lines
 
 log = get_logger(__name__)

@@ -8,8 +8,8 @@ from pipeline.jobs.engine import JobEngine, JobHandler, Lease
 from pipeline.jobs.job import DONE, Job, JobResult
 from pipeline.jobs.metrics import JobMetrics
 from pipeline.jobs.store import ClaimLimits, JobStore
-from pipeline.runtime.logs import get_logger
-from pipeline.runtime.role_metrics import RoleMetrics
+from pipeline.runtime.observing.logs import get_logger
+from pipeline.runtime.observing.role_metrics import RoleMetrics
 from tests.support.logs import captured_log_lines
 
 LIMITS = ClaimLimits(max_jobs=10, max_jobs_per_lane=10, lease_s=5.0)

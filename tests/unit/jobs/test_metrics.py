@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.jobs.job import DONE, EndpointHealth, JobResult, bury, hold, release, retry
 from pipeline.jobs.metrics import JobMetrics
-from pipeline.runtime.role_metrics import RoleMetrics
+from pipeline.runtime.observing.role_metrics import RoleMetrics
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from pipeline.operations.doctor import host
 from pipeline.operations.doctor.finding import DoctorCheck, DoctorFinding, examine, fail, ok
 from pipeline.operations.doctor.kafka import find_replica_problems
 from pipeline.operations.doctor.postgres import clock_finding, schema_finding
-from pipeline.runtime.secret_ring import NamedSecret
-from pipeline.runtime.topic_admin import BrokerAddress, ClusterDescription, PartitionReplicas
+from pipeline.runtime.kafka.topic_admin import BrokerAddress, ClusterDescription, PartitionReplicas
+from pipeline.runtime.secrets.secret_ring import NamedSecret
 from pipeline.settings import Settings
 from projections.migrate import Migration, SchemaDifference
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from pipeline.project.audit import SETTLING_MS, AuditedEmail, AuditProgress, fate_of
-from pipeline.runtime.partitioner import partition_of_key
+from pipeline.runtime.kafka.partitioner import partition_of_key
 
 EMAIL_ID = "0190163d-8694-739b-aea5-966c26f8ad91"
 OWN = partition_of_key(EMAIL_ID.encode(), 2)

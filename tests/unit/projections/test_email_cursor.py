@@ -5,8 +5,8 @@ import base64
 import msgspec
 import pytest
 
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import Signer
 from projections import email_cursor
 from projections.email_cursor import EmailQuestion, OtherListing
 from projections.email_listing import ChangePosition, EmailFilter, EmailOrder, EmailPosition, EmailQuery

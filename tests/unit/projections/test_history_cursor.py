@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import Refused
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.suppressions import cursor as of_suppressions
 from pipeline.suppressions.commands import BRAND_MAX_CHARS
 from projections import history_cursor

@@ -8,7 +8,7 @@ import pytest
 from pipeline.errors import LookupCancelled
 from pipeline.runtime.batching_loader import BatchLoader
 from pipeline.runtime.fair_threads import CURRENT_CALLER
-from pipeline.runtime.logs import bind_log_fields, get_logger
+from pipeline.runtime.observing.logs import bind_log_fields, get_logger
 from tests.support.logs import captured_log_lines
 
 log = get_logger(__name__)

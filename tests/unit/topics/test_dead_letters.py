@@ -11,9 +11,9 @@ from pipeline.dispatch.correlation.loop import Correlator
 from pipeline.operations.originals import is_whole
 from pipeline.project import compacted_topics
 from pipeline.project import partition as lane
-from pipeline.runtime.consumed import ConsumedRecord
-from pipeline.runtime.leader import ReaderOffsets
+from pipeline.runtime.kafka.consumed import ConsumedRecord
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.postgres.leader import ReaderOffsets
 from pipeline.settings import Settings
 from pipeline.webhooks.base import TokenReaders
 from pipeline.webhooks.normalize import normalize

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InvalidSignatureError, Unproven
 from pipeline.gateway.smtp.envelope import mail_record
-from pipeline.runtime.consumed import ConsumedRecord
-from pipeline.runtime.secret_ring import SecretRing
+from pipeline.runtime.kafka.consumed import ConsumedRecord
+from pipeline.runtime.secrets.secret_ring import SecretRing
 from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
 from pipeline.webhooks.bounces.parse import ENVELOPE_FROM_HEADER, ENVELOPE_TO_HEADER, TRUNCATED_HEADER

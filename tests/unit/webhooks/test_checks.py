@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.gateway.webhook_record import kept_headers
 from pipeline.operations.checks.webhook_keys import webhook_key_problem
-from pipeline.runtime.secret_ring import SecretRing
+from pipeline.runtime.secrets.secret_ring import SecretRing
 from pipeline.webhooks import self_check
 from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.conftest import RING

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.content.tokens import echo_tag, is_echo_tag, message_id_header
-from pipeline.runtime.consumed import ConsumedRecord
-from pipeline.runtime.secret_ring import SecretRing
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.kafka.consumed import ConsumedRecord
+from pipeline.runtime.secrets.secret_ring import SecretRing
+from pipeline.runtime.secrets.signing import Signer
 from pipeline.webhooks.base import EMAIL_ID_KEY, EMAIL_TAG_KEY, UNCORRELATED, EventContext
 from pipeline.webhooks.normalize import normalize
 from pipeline.webhooks.providers import postmark, sendgrid

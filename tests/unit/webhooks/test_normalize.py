@@ -4,7 +4,7 @@ import json
 from typing import Any, NamedTuple
 
 from pipeline.gateway.smtp.envelope import mail_record
-from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.kafka.consumed import ConsumedRecord
 from pipeline.webhooks import normalize as module
 from pipeline.webhooks.normalize import NormalizedWebhook, is_heavy, normalize, normalized_records
 from pipeline.webhooks.token_readers import token_readers

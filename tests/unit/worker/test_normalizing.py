@@ -14,8 +14,8 @@ import uvloop
 
 from pipeline.errors import LogUnavailable, RecoverableError
 from pipeline.gateway.smtp.envelope import mail_record
-from pipeline.runtime.consumed import ConsumedRecord
-from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.runtime.kafka.consumed import ConsumedRecord
+from pipeline.runtime.kafka.skipped_records import SkippedRecords
 from pipeline.settings import Settings
 from pipeline.webhooks.normalize import EncodedRecord, normalized_records
 from pipeline.webhooks.token_readers import token_readers

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from faust.types import TP
 
-from pipeline.runtime.role_health import RoleHealth
+from pipeline.runtime.observing.role_health import RoleHealth
 from pipeline.worker.metrics import WorkerMetrics
 from pipeline.worker.streaming.observer import FlowObserver
 

@@ -1,0 +1,1 @@
+"""The installation's secrets and what is signed, hashed and sealed with them."""
