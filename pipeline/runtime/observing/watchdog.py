@@ -27,7 +27,7 @@ REPORT_AFTER_S: Final = 5.0
 MAX_FRAMES: Final = 4
 MAX_SAMPLES: Final = 50
 
-_ROOT: Final = str(Path(__file__).parents[2]) + "/"
+_ROOT: Final = str(Path(__file__).parents[3]) + "/"
 _OWN_SOURCE_DIRS: Final = tuple(f"{_ROOT}{package}/" for package in ("pipeline", "projections", "topics"))
 
 log = get_logger("mailfold.watchdog")

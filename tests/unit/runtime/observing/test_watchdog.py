@@ -51,7 +51,7 @@ async def test_blocked_loop_is_counted_and_logged_with_the_code_that_ran(
     assert event["seconds"] > 2 * STALL_S
     assert 0 < event["cpu_seconds"] <= event["seconds"] + 0.1
     assert event["samples"] >= 1
-    assert re.match(r"tests/unit/runtime/test_watchdog\.py:\d+ spin < \S+ test_blocked_loop", event["at"])
+    assert re.match(r"tests/unit/runtime/observing/test_watchdog\.py:\d+ spin < \S+ test_blocked_loop", event["at"])
 
 
 async def test_loop_that_is_never_blocked_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
