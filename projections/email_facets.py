@@ -142,7 +142,7 @@ def state_facets(state: EmailState) -> StateFacets:
     return StateFacets(
         status=email_status(state),
         facts=facts,
-        provider=_provider(counted),
+        provider=provider_of(counted),
         bounce_class=None if bounce_class is None else bounce_class.value,
         bounce_code=None if refusal is None else _code(refusal),
         suppressed_reason=None if counted.drop is None else _reason(counted.drop),
@@ -159,8 +159,11 @@ def bounce_class_of(state: EmailState) -> BounceClass | None:
     return (state.bounce and state.bounce.bounce_class) or BounceClass.SOFT
 
 
-def _provider(state: EmailState) -> str | None:
-    """Return the provider that took the email; without one, the provider that refused it."""
+def provider_of(state: EmailState) -> str | None:
+    """Return the provider that took the email; without one, the provider that refused it.
+
+    ``state``: with the facts that count alone.
+    """
     if state.provider_ids:
         return facet_text(state.provider_ids[0][0])
     details = (state.bounce, state.drop, state.failure, state.complaint)

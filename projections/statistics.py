@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from projections.email_facets import bounce_class_of, lower_case_address, request_facets, state_facets
+from projections.email_facets import bounce_class_of, lower_case_address, provider_of, request_facets
 from projections.metric_definitions import COUNTERS, TIME_BUCKETS, TIME_METRICS, time_bucket
 from projections.pending_conversions import FASTTRACK_DIALECT
 from projections.text import storable_text
@@ -354,7 +354,7 @@ def contribution(state: EmailState) -> EmailContribution | None:
         if mark in marks:
             at = max(marks[mark].first, accepted_at)
             numbers[f"{name}/{time_bucket(at - accepted_at)}", ""] = 1, at
-    return EmailContribution(state.request.tenant, accepted_at, state_facets(state).provider or "", numbers)
+    return EmailContribution(state.request.tenant, accepted_at, provider_of(state) or "", numbers)
 
 
 _EVENT_COUNTERS: Final = frozenset(name for name, _ in _OF_EVENTS)
