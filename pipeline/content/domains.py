@@ -45,14 +45,6 @@ def to_unicode(domain: str) -> str:
     return ".".join(_decode_label(label) for label in domain.split("."))
 
 
-def is_same_domain(first: str, second: str) -> bool:
-    """Return whether both are the same domain; False if one of them is no domain name."""
-    try:
-        return to_ascii(first) == to_ascii(second)
-    except InvalidDomain:
-        return False
-
-
 @functools.lru_cache(maxsize=MAX_CACHED_DOMAINS)
 def _encoded(domain: str) -> tuple[str, str]:
     """Return the ASCII form and an empty text, or an empty text and the problem; the caller checked the length."""

@@ -30,7 +30,6 @@ AsOf = Annotated[int | None, Query(ge=0, le=10**15)]
 SECTION: Final = "/console/emails"
 TEXT_MAX_CHARS: Final = 200_000
 MAX_HEADERS: Final = 200
-MAX_ATTACHMENTS: Final = 100
 
 
 def add_routes(routes: APIRouter, services: ConsoleServices) -> None:
