@@ -1,8 +1,12 @@
 -- name: columns
+-- Since when a fact is known is compared unless an older version wrote facts, which leaves it empty.
 select column_name from information_schema.columns
-where table_schema = 'projections' and table_name = %s 
+where table_schema = 'projections' and table_name = %s
     and column_name not in ('rebuilding_to', 'last_offset', 'last_time', 'last_digest')
     and column_name not in ('statistics_group', 'counted_version')
+    and not (
+        table_name = 'timeline' and column_name in ('known_from', 'places_known_from', 'reading_known_from')
+        and exists (select from projections.timeline where known_from is null))
 order by column_name
 
 -- name: debts_of_rebuilt

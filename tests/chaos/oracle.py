@@ -117,6 +117,17 @@ def dead_jobs(url: str) -> list[tuple[Any, ...]]:
     return table(url, "select queue, stream::text, name, lane, last_error from jobs.jobs where state = 'dead'")
 
 
+def uncounted_rows(url: str) -> int:
+    """Return how many rows of the history a version without statistics wrote last; none before there were any."""
+    column = "select 1 from information_schema.columns where table_schema = 'projections' and column_name = %s"
+    with psycopg.connect(url) as connection:
+        if connection.execute(column, ("counted_version",)).fetchone() is None:
+            return 0
+        count = "select count(*) from projections.history where counted_version <> version"
+        row = connection.execute(count).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 async def lag(bootstrap: str, url: str, prefix: str) -> dict[str, int]:
     """Return the lag of each reader: of projector and dispatcher by their own tables, of the worker by its group."""
     behind: dict[str, int] = {}
