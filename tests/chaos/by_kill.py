@@ -272,6 +272,7 @@ async def _rewind(play: Play) -> None:
 DERIVED = (
     *("projections.history", "projections.versions", "projections.timeline", "projections.evidence"),
     *("projections.requests", "projections.superseded_facts", "projections.next_offsets"),
+    *("projections.statistics", "projections.statistics_groups", "projections.statistics_campaigns"),
     *("jobs.jobs", "jobs.lanes", "jobs.next_offsets", "intake.identities"),
 )
 
