@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from projections.email_facets import bounce_class_of, lower_case_address, provider_of, request_facets
+from projections.email_facets import RequestFacets, bounce_class_of, lower_case_address, provider_of, request_facets
 from projections.metric_definitions import COUNTERS, TIME_BUCKETS, TIME_METRICS, time_bucket
 from projections.pending_conversions import FASTTRACK_DIALECT
 from projections.text import storable_text
@@ -206,7 +206,10 @@ class KnownCampaigns(NamedTuple):
 
 def wanted_campaign(request: SendRequest) -> StatisticsCampaign:
     """Return the campaign under which a request's email is counted if there is room."""
-    facets = request_facets(request, lower_case_address)
+    return _campaign(request, request_facets(request, lower_case_address))
+
+
+def _campaign(request: SendRequest, facets: RequestFacets) -> StatisticsCampaign:
     return StatisticsCampaign(
         brand=short_id(storable_text(request.brand)),
         template=facets.template or "",
@@ -227,8 +230,9 @@ class CampaignBook:
 
     def group_of(self, request: SendRequest) -> StatisticsGroup:
         """Return the group of an email with this request, and admit its campaign if there is room."""
-        campaign = self._admit(campaign_period(request), wanted_campaign(request))
-        domain = request_facets(request, lower_case_address).recipient_domain
+        facets = request_facets(request, lower_case_address)
+        campaign = self._admit(campaign_period(request), _campaign(request, facets))
+        domain = facets.recipient_domain
         return StatisticsGroup(
             tenant=request.tenant,
             brand=campaign.brand,

@@ -129,17 +129,6 @@ QUERIES = st.builds(
 )
 
 
-QUERIES = st.builds(
-    EmailQuery,
-    tenant=st.just("acme"),
-    as_of=MOMENTS,
-    filter=FILTERS,
-    order=st.sampled_from(EmailOrder),
-    descending=st.booleans(),
-    limit=st.integers(1, 60),
-)
-
-
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=QUERIES)
 async def test_any_question_has_answer_of_oracle(
